@@ -1,0 +1,51 @@
+"""The depthwise convolution is torch's, outputs and gradients, at any size."""
+
+import pytest
+import torch
+from torch import nn
+
+from gmsearch.depthwise import DepthwiseConv2d
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7, 9])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (4, 4), (7, 7), (12, 12), (2, 9), (9, 1)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_outputs_and_gradients_are_those_of_torch(kernel, size, layout):
+    torch.manual_seed(0)
+    reference = nn.Conv2d(6, 6, kernel, padding=kernel // 2, groups=6).double()
+    ours = DepthwiseConv2d(6, kernel).double()
+    ours.load_state_dict(reference.state_dict())
+    x = torch.randn(5, 6, *size, dtype=torch.double).contiguous(memory_format=layout)
+    weights = torch.randn(5, 6, *size, dtype=torch.double)
+
+    def outputs_and_gradients(module):
+        inputs = x.clone().requires_grad_()
+        outputs = module(inputs)
+        (outputs * weights).sum().backward()
+        return outputs, inputs.grad, module.weight.grad, module.bias.grad
+
+    results = zip(outputs_and_gradients(ours), outputs_and_gradients(reference), strict=True)
+    for mine, theirs in results:
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.eval()(x), reference(x), rtol=1e-12, atol=1e-12)
+
+
+def test_it_is_a_conv2d_for_all_who_look(tmp_path):
+    ours = DepthwiseConv2d(6, 7)
+    assert isinstance(ours, nn.Conv2d) and ours.groups == 6
+    assert {n: p.shape for n, p in ours.named_parameters()} == {
+        n: p.shape for n, p in nn.Conv2d(6, 6, 7, groups=6).named_parameters()
+    }
+
+
+def test_gradients_are_right_under_bf16_autocast():
+    torch.manual_seed(0)
+    ours = DepthwiseConv2d(8, 7)
+    x = torch.randn(4, 8, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = ours(x)
+    outputs.float().square().mean().backward()
+    low, ours.weight.grad = ours.weight.grad.clone(), None
+    ours(x).square().mean().backward()
+    assert outputs.dtype == torch.bfloat16 and low.dtype == torch.float32
+    torch.testing.assert_close(low, ours.weight.grad, rtol=0.05, atol=0.002)

@@ -1,0 +1,37 @@
+"""Checkpoints: one file per training, replaced atomically, read back without running code."""
+
+import os
+import uuid
+from pathlib import Path
+
+import torch
+
+from gmsearch.errors import TrainingError
+from gmsearch.training import TrainingState
+
+
+def save(path: Path, state: TrainingState) -> None:
+    """Writes weights, optimizer, averages and history. A kill leaves the old file or the new one,
+    never a part.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("wb") as file:
+            torch.save(state.state_dict(), file)
+            file.flush()
+            os.fsync(file.fileno())  # the name must not come to disk before the contents
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path, state: TrainingState) -> None:
+    """Takes `state` to where it was saved. Raises TrainingError for a file that does not belong to
+    its network.
+    """
+    try:
+        saved = torch.load(path, map_location=state.device, weights_only=True)
+        state.load_state_dict(saved)
+    except Exception as error:  # a broken file may make the reader stumble in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrainingError(f"{path}: not a checkpoint of this network: {reason}") from error

@@ -1,0 +1,232 @@
+"""The training loop: a generator that yields one result per epoch and knows nothing of who listens.
+
+    state = start(architecture, num_classes, recipe, seed=0)
+    for result in train(state, dataset, recipe, seed=0):
+        ...  # save the state, report the result, or stop
+
+A search trial and a full training are two listeners on this loop; they differ in recipe and data
+only. All randomness of an epoch is drawn from its own generator, seeded by (seed, epoch), so a
+training that stops after any epoch and goes on from its saved state equals one that never stopped.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.optim import param_groups_weight_decay
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gmsearch.architecture import Architecture
+from gmsearch.data.records import Dataset, Split
+from gmsearch.errors import TrainingError
+from gmsearch.model import build
+from gmsearch.recipe import Recipe, learning_rate
+
+EVAL_BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One finished epoch. `top1` is a percentage of the minival split."""
+
+    epoch: int  # epochs trained so far, from 1
+    top1: float
+    loss: float  # cross-entropy on minival
+    train_loss: float  # mean over the epoch, label smoothing included
+    seconds: float  # of training and evaluation
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass
+class TrainingState:
+    """All that a training needs to go on: `history` has one result for each finished epoch."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: ModelEmaV3 | None
+    device: torch.device
+    history: list[EpochResult] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values only, so that it loads with `weights_only`."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "history": [result.to_dict() for result in self.history],
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(saved["ema"])
+        self.history = [EpochResult(**result) for result in saved["history"]]
+
+
+def start(
+    architecture: Architecture,
+    num_classes: int,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: str | torch.device = "cpu",
+) -> TrainingState:
+    """A fresh network and its optimizer. Seeds torch's global generator, from which the weights are
+    drawn.
+    """
+    torch.manual_seed(seed)
+    device = torch.device(device)
+    model = build(architecture, num_classes).to(memory_format=torch.channels_last).to(device)
+    groups = param_groups_weight_decay(model, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
+    )
+    ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+    return TrainingState(model, optimizer, ema, device)
+
+
+def train(
+    state: TrainingState, dataset: Dataset, recipe: Recipe, *, seed: int
+) -> Iterator[EpochResult]:
+    """Trains from where `state` stands to the recipe's last epoch; yields after each, with `state`
+    up to date.
+
+    Raises TrainingError where a loss, of training or on minival, is not finite.
+    """
+    images, labels = _on_device(dataset.train, state.device)
+    minival = _on_device(dataset.minival, state.device)
+    for epoch in range(len(state.history), recipe.num_epochs):
+        began = time.perf_counter()
+        generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
+        train_loss = _train_epoch(state, images, labels, recipe, epoch, generator)
+        if not math.isfinite(train_loss):
+            raise TrainingError(f"the training loss is {train_loss} in epoch {epoch + 1}")
+        model = state.model if state.ema is None else state.ema.module
+        top1, loss = evaluate(model, *minival, recipe.precision)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the minival loss is {loss} after epoch {epoch + 1}")
+        result = EpochResult(epoch + 1, top1, loss, train_loss, time.perf_counter() - began)
+        state.history.append(result)
+        yield result
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def _train_epoch(
+    state: TrainingState,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    epoch: int,
+    generator: torch.Generator,
+) -> float:
+    """One pass over the images in random order, in full batches; returns the mean loss."""
+    state.model.train()
+    batch_size = min(recipe.batch_size, len(labels))
+    num_steps = len(labels) // batch_size
+    order = torch.randperm(len(labels), generator=generator)
+    total = torch.zeros((), device=state.device)
+    for step in range(num_steps):
+        index = order[step * batch_size : (step + 1) * batch_size]
+        batch = normalise(augment(images, index, recipe, generator))
+        target = labels[index.to(labels.device)]
+        lr = learning_rate(recipe, (epoch + (step + 0.5) / num_steps) / recipe.num_epochs)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+        with _autocast(state.device, recipe.precision):
+            logits = state.model(batch)
+            loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if recipe.clip_grad:
+            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
+        state.optimizer.step()
+        if state.ema is not None:
+            state.ema.update(state.model)
+        total += loss.detach()
+    return total.item() / num_steps
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, images: Tensor, labels: Tensor, precision: str = "fp32"
+) -> tuple[float, float]:
+    """(top1 in per cent, cross-entropy) of a model on uint8 images (N, side, side, 3) on its own
+    device.
+    """
+    model.eval()
+    correct = torch.zeros((), device=images.device)
+    total = torch.zeros((), device=images.device)
+    for batch, target in zip(
+        images.split(EVAL_BATCH_SIZE), labels.split(EVAL_BATCH_SIZE), strict=True
+    ):
+        with _autocast(images.device, precision):
+            logits = model(normalise(batch)).float()
+        correct += (logits.argmax(1) == target).sum()
+        total += F.cross_entropy(logits, target, reduction="sum")
+    return 100 * correct.item() / len(labels), total.item() / len(labels)
+
+
+def augment(images: Tensor, index: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Random crops and flips of the images at `index`, uint8 (N, side, side, 3), in a single
+    gather.
+
+    A crop shifts the image by up to `crop_padding` of its side; what comes in at the border is its
+    mirror image.
+    """
+    count, side = len(index), images.shape[1]
+    reach = int(recipe.crop_padding * side)
+    shift = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator)
+    rows, columns = _mirrored(torch.arange(side) + shift, side)  # (N, side) each
+    if recipe.flip:
+        flips = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(flips, columns.flip(1), columns)
+    index, rows, columns = (part.to(images.device) for part in (index, rows, columns))
+    return images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _mirrored(position: Tensor, side: int) -> Tensor:
+    """Positions outside [0, side) reflected into it, the border pixel not repeated."""
+    position = position.abs()
+    return torch.where(position >= side, 2 * (side - 1) - position, position)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (N, side, side, 3) to float (N, 3, side, side) in channels_last, by ImageNet's mean and
+    deviation.
+    """
+    mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=images.device) * 255
+    std = torch.tensor(IMAGENET_DEFAULT_STD, device=images.device) * 255
+    return ((images - mean) / std).permute(0, 3, 1, 2)
+
+
+def _on_device(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    with warnings.catch_warnings():
+        # Workers share one read-only copy of the images; torch warns since it cannot forbid
+        # writing. We only read.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    """bf16 where it is asked for or, under `auto`, where it is faster.
+
+    On a CPU that is nowhere yet: without bf16 instructions it is 5-10 times slower, and with them
+    the weight gradient of depthwise convolutions eats the gain.
+    """
+    faster = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
+    enabled = precision == "bf16" or (precision == "auto" and faster)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

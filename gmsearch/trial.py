@@ -1,0 +1,51 @@
+"""One search trial: the training loop with a folder, to go on after any stop."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from gmsearch import checkpoint
+from gmsearch.architecture import Architecture
+from gmsearch.data.records import Dataset
+from gmsearch.errors import TrainingError
+from gmsearch.files import write_atomically
+from gmsearch.recipe import Recipe
+from gmsearch.training import EpochResult, start, train
+
+
+def run_trial(
+    architecture: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    seed: int,
+    device: str = "cpu",
+) -> Iterator[list[EpochResult]]:
+    """Trains a network from its last checkpoint in `folder`, if any; yields the whole curve after
+    each epoch.
+
+    Writes architecture.json, metrics.jsonl (one line per epoch) and checkpoint.pt. A finished trial
+    yields its curve once. Raises TrainingError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        folder / "architecture.json", json.dumps(architecture.to_dict(), indent=2) + "\n"
+    )
+    state = start(architecture, len(dataset.classes), recipe, seed=seed, device=device)
+    saved = folder / "checkpoint.pt"
+    for half_written in folder.glob(".checkpoint.pt.*"):  # by a worker that was killed
+        half_written.unlink()
+    if saved.exists():
+        try:
+            checkpoint.load(saved, state)
+        except TrainingError:  # unreadable: the training is the same from its start
+            saved.unlink()
+            state = start(architecture, len(dataset.classes), recipe, seed=seed, device=device)
+    if len(state.history) >= recipe.num_epochs:
+        yield state.history
+    for _ in train(state, dataset, recipe, seed=seed):
+        lines = (json.dumps(result.to_dict()) + "\n" for result in state.history)
+        write_atomically(folder / "metrics.jsonl", "".join(lines))
+        checkpoint.save(saved, state)
+        yield state.history

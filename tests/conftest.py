@@ -1,0 +1,40 @@
+"""Shared by all tests: one thread, the data at hand, and a closing line about what was left out."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+MARKS = ("slow", "gpu", "cluster", "browser")
+# Real images are no part of the project: a folder with tiny-imagenet-40.zip and imagenet-samples/.
+REAL_DATA = Path(
+    os.environ.get("GMSEARCH_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")
+)
+
+_left_out: Counter[str] = Counter()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet() -> Path:
+    path = REAL_DATA / "tiny-imagenet-40.zip"
+    if not path.exists():
+        pytest.skip(f"no real images at {path}; set GMSEARCH_TEST_DATA")
+    return path
+
+
+def pytest_deselected(items):
+    for item in items:
+        _left_out.update(mark for mark in MARKS if item.get_closest_marker(mark))
+
+
+def pytest_terminal_summary(terminalreporter):
+    if _left_out:
+        counts = ", ".join(f"{count} {mark}" for mark, count in sorted(_left_out.items()))
+        terminalreporter.write_line(f"left out: {counts} (choose with -m)")

@@ -1,0 +1,251 @@
+"""The training loop: deterministic, resumable, and doing what the recipe says."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from gmsearch import checkpoint
+from gmsearch.architecture import Architecture, Stage
+from gmsearch.data.records import Dataset, Split
+from gmsearch.errors import SettingsError, TrainingError
+from gmsearch.recipe import Recipe, learning_rate
+from gmsearch.training import augment, evaluate, normalise, start, train
+from gmsearch.trial import run_trial
+
+NET = Architecture(
+    stem_width=8,
+    stem_activation="relu6",
+    stages=tuple(Stage(width=8 * i, depth=1, ratio=2, kernel=3) for i in (1, 2, 3, 4)),
+)
+RECIPE = Recipe(num_epochs=3, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    """Two classes that brightness tells apart, under noise."""
+    rng = np.random.default_rng(0)
+
+    def split(count):
+        labels = np.arange(count) % 2
+        images = 90 + 70 * labels[:, None, None, None] + rng.normal(0, 40, (count, 16, 16, 3))
+        return Split(images.clip(0, 255).astype(np.uint8), labels.astype(np.int64))
+
+    return Dataset("brightness", ("dark", "bright"), split(72), split(40))
+
+
+def results(state, dataset, recipe=RECIPE, seed=0):
+    """The results but for the seconds."""
+    return [
+        (r.epoch, r.top1, r.loss, r.train_loss) for r in train(state, dataset, recipe, seed=seed)
+    ]
+
+
+def weights(state):
+    return {name: value.clone() for name, value in state.model.state_dict().items()}
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_it_learns(dataset):
+    state = start(NET, 2, RECIPE, seed=0)
+    assert results(state, dataset)[-1][1] == 100
+
+
+def test_two_runs_agree_bit_for_bit_and_seeds_differ(dataset):
+    states = [start(NET, 2, RECIPE, seed=0) for _ in range(2)]
+    curves = [results(state, dataset) for state in states]
+    assert curves[0] == curves[1]
+    assert_same(weights(states[0]), weights(states[1]))
+    assert curves[0] != results(start(NET, 2, RECIPE, seed=1), dataset, seed=1)
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_a_training_that_stops_and_goes_on_equals_one_that_never_stopped(
+    dataset, tmp_path, ema_decay
+):
+    recipe = replace(RECIPE, ema_decay=ema_decay)
+    whole = start(NET, 2, recipe, seed=0)
+    expected = results(whole, dataset, recipe)
+
+    stopped = start(NET, 2, recipe, seed=0)
+    next(train(stopped, dataset, recipe, seed=0))
+    checkpoint.save(tmp_path / "c.pt", stopped)
+    resumed = start(NET, 2, recipe, seed=123)  # other fresh weights, all to be overwritten
+    checkpoint.load(tmp_path / "c.pt", resumed)
+    assert results(resumed, dataset, recipe) == expected[1:]
+    assert_same(weights(resumed), weights(whole))
+    assert [r.epoch for r in resumed.history] == [1, 2, 3]
+
+
+def test_a_checkpoint_of_another_network_is_refused(dataset, tmp_path):
+    checkpoint.save(tmp_path / "c.pt", start(NET, 2, RECIPE, seed=0))
+    with pytest.raises(TrainingError, match="not a checkpoint of this network"):
+        checkpoint.load(tmp_path / "c.pt", start(NET, 3, RECIPE, seed=0))
+    for junk in (b"junk", b""):
+        (tmp_path / "c.pt").write_bytes(junk)
+        with pytest.raises(TrainingError, match="not a checkpoint of this network"):
+            checkpoint.load(tmp_path / "c.pt", start(NET, 2, RECIPE, seed=0))
+
+
+def test_a_trial_with_an_unreadable_checkpoint_starts_again(dataset, tmp_path):
+    def curve(folder):
+        *_, last = run_trial(NET, dataset, RECIPE, folder, seed=0)
+        return [replace(result, seconds=0) for result in last]
+
+    expected = curve(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "checkpoint.pt").write_bytes(b"junk")
+    assert curve(tmp_path / "b") == expected
+    assert curve(tmp_path / "a") == expected  # finished: read, not trained
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    torch.save({"model": print}, tmp_path / "c.pt")
+    with pytest.raises(TrainingError, match="not a checkpoint"):
+        checkpoint.load(tmp_path / "c.pt", start(NET, 2, RECIPE, seed=0))
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_a_reason(dataset):
+    state = start(NET, 2, RECIPE, seed=0)
+    with torch.no_grad():
+        state.model.head.weight.fill_(math.inf)
+    with pytest.raises(TrainingError, match=r"the training loss is nan in epoch 1"):
+        results(state, dataset)
+
+
+def test_a_network_that_breaks_in_the_last_step_is_not_a_result(dataset):
+    """The training losses are finite, since each is taken before its step: minival tells."""
+    recipe = replace(RECIPE, num_epochs=1, batch_size=72, lr=10.0, clip_grad=0.0)
+    state = start(NET, 2, recipe, seed=0)
+    state.optimizer.register_step_post_hook(lambda *_: state.model.head.weight.data.fill_(math.nan))
+    with pytest.raises(TrainingError, match=r"the minival loss is nan after epoch 1"):
+        results(state, dataset, recipe)
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated(dataset):
+    """With a decay near one the average stays where the fresh network was."""
+    recipe = replace(RECIPE, ema_decay=0.99999, num_epochs=1)
+    state = start(NET, 2, recipe, seed=0)
+    head = state.model.head.weight.clone()
+    results(state, dataset, recipe)
+    assert not torch.equal(state.model.head.weight, head)
+    torch.testing.assert_close(state.ema.module.head.weight, head, rtol=0, atol=1e-3)
+
+
+def test_one_step_is_adamw_with_clipping_on_the_smoothed_loss(dataset):
+    """One batch by hand: torch's own parts in the plainest order."""
+    recipe = Recipe(num_epochs=1, batch_size=72, warmup_epochs=0, crop_padding=0, flip=False)
+    state = start(NET, 2, recipe, seed=0)
+    reference = start(NET, 2, recipe, seed=0).model.train()
+    results(state, dataset, recipe)
+
+    images = normalise(torch.from_numpy(dataset.train.images))
+    labels = torch.from_numpy(dataset.train.labels)
+    decayed = [p for p in reference.parameters() if p.ndim > 1]
+    others = [p for p in reference.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}],
+        lr=1.5e-3,  # the only step lies in the middle of the cosine
+    )
+    log_p = torch.log_softmax(reference(images), 1)
+    target = torch.full_like(log_p, 0.1 / 2)
+    target[torch.arange(72), labels] += 0.9
+    (-(target * log_p).sum(1).mean()).backward()
+    torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+    optimizer.step()
+    # Adam divides by the size of the gradient, so that rounding shows where that is tiny:
+    # compare parameters whose gradients are not.
+    for (name, ours), theirs in zip(
+        state.model.named_parameters(), reference.parameters(), strict=True
+    ):
+        if name in ("head.weight", "norm.weight", "stem.0.conv.weight"):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_the_learning_rate_warms_up_and_follows_half_a_cosine():
+    recipe = Recipe(num_epochs=10, lr=2.0, warmup_epochs=2)
+    assert learning_rate(recipe, 0.0) == 0.0
+    assert learning_rate(recipe, 0.1) == pytest.approx(1.0)
+    assert learning_rate(recipe, 0.2) == pytest.approx(2.0)
+    assert learning_rate(recipe, 0.6) == pytest.approx(1.0)
+    assert learning_rate(recipe, 1.0) == pytest.approx(0.0)
+    steps = [learning_rate(recipe, i / 100) for i in range(20, 101)]
+    assert steps == sorted(steps, reverse=True)
+
+
+def test_augment_is_a_shift_with_mirrored_border_and_a_flip():
+    """Each output is the reflect-padded image at one offset, flipped or not, by NumPy."""
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 255, (5, 8, 8, 3), dtype=np.uint8))
+    index = torch.tensor([4, 0, 0, 2])
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(40):
+        out = augment(images, index, Recipe(crop_padding=0.25), generator).numpy()
+        for result, source in zip(out, images[index].numpy(), strict=True):
+            padded = np.pad(source, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+            matches = [
+                (dy, dx, flip)
+                for dy in range(5)
+                for dx in range(5)
+                for flip in (False, True)
+                if np.array_equal(result, padded[dy : dy + 8, dx : dx + 8][:, :: -1 if flip else 1])
+            ]
+            assert len(matches) == 1
+            seen.add(matches[0])
+    assert len(seen) == 5 * 5 * 2  # 160 draws of 50: all of them turn up with this seed
+
+
+def test_normalise_is_torchvisions_in_channels_last():
+    from torchvision.transforms.v2.functional import normalize
+
+    images = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    ours = normalise(images)
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    theirs = normalize(images.permute(0, 3, 1, 2) / 255, mean, std)
+    torch.testing.assert_close(ours, theirs)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_evaluate_counts_every_image_once(dataset):
+    state = start(NET, 2, RECIPE, seed=0)
+    images = torch.from_numpy(dataset.train.images).repeat(8, 1, 1, 1)  # more than a batch
+    labels = torch.from_numpy(dataset.train.labels).repeat(8)
+    top1, loss = evaluate(state.model, images, labels)
+    state.model.eval()
+    with torch.inference_mode():
+        logits = torch.cat([state.model(normalise(image[None])) for image in images[:72]])
+    hits = (logits.argmax(1) == labels[:72]).float()
+    assert top1 == pytest.approx(100 * hits.mean().item())
+    expected = torch.nn.functional.cross_entropy(logits, labels[:72]).item()
+    assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_bf16_trains_too(dataset):
+    recipe = replace(RECIPE, precision="bf16", num_epochs=1)
+    state = start(NET, 2, recipe, seed=0)
+    (only,) = results(state, dataset, recipe)
+    assert math.isfinite(only[3])
+    assert state.model.head.weight.dtype == torch.float32
+
+
+@pytest.mark.gpu
+def test_it_learns_on_a_gpu(dataset):
+    state = start(NET, 2, RECIPE, seed=0, device="cuda")
+    assert results(state, dataset)[-1][1] == 100
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_epochs", 0), ("batch_size", 0), ("lr", 0.0), ("lr", math.nan), ("precision", "fp8")],
+)
+def test_a_recipe_out_of_range_is_refused(field, value):
+    with pytest.raises(SettingsError, match=f"^{field} is {value!r}; allowed: "):
+        Recipe(**{field: value})

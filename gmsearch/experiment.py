@@ -1,0 +1,111 @@
+"""The resolved settings of a run, the space included: enough to run it again."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gmsearch.errors import SettingsError
+from gmsearch.reading import Document, read_yaml
+from gmsearch.recipe import Recipe
+from gmsearch.space import SearchSpace
+from gmsearch.space_file import parse_space
+
+COSTS = ("macs", "params", "activations")
+SAMPLERS = ("tpe", "nsga2", "random")
+# What may differ when a run goes on: how much is done and where, not what.
+EFFORT = ("trials", "workers", "gpus_per_trial", "max_hours", "address")
+
+
+class Experiment(BaseModel):
+    """One search. Numbers of different fidelity (data, resolution, recipe) never share a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    space: dict[str, Any]  # the space file's contents
+    budget: int = Field(ge=1, strict=True)  # MACs, counted where the space counts them
+    objectives: tuple[str, ...] = ("top1", "macs")
+    data: str = "bands"  # "bands" or an absolute path
+    data_digest: str | None = None  # of what was read; None before that
+    resolution: int = Field(
+        default=32, ge=16, le=1024, strict=True
+    )  # pixels, of the training images
+    recipe: Recipe = Recipe()
+    seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
+    sampler: str = "tpe"
+    trials: int = Field(default=20, ge=1, le=1_000_000, strict=True)
+    workers: int | None = Field(
+        default=None, ge=1, strict=True
+    )  # trials at once; None: as many as cores or GPUs allow
+    gpus_per_trial: float = Field(1.0, gt=0, le=64)  # where there are GPUs
+    max_hours: float | None = Field(None, gt=0)
+    address: str | None = None  # of a Ray cluster; None: this machine
+
+    def model_post_init(self, _context: Any) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
+            raise SettingsError(
+                f"run name {self.name!r}; allowed: letters, digits, '.', '_' and '-', "
+                "a letter or digit first"
+            )
+        if self.sampler not in SAMPLERS:
+            raise SettingsError(f"sampler {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
+        costs = self.objectives[1:]
+        if self.objectives[:1] != ("top1",) or not costs or len(set(costs)) < len(costs):
+            raise SettingsError(
+                f"objectives {','.join(self.objectives)!r}; "
+                f"allowed: top1 and then one or more of {', '.join(COSTS)}"
+            )
+        for name in costs:
+            if name not in COSTS:
+                raise SettingsError(f"objective {name!r}; allowed: top1, {', '.join(COSTS)}")
+
+    def fidelity_in_words(self) -> str:
+        """What one trial is, such as `6 epochs on bands at 32 px`."""
+        epochs = self.recipe.num_epochs
+        unit = "epoch" if epochs == 1 else "epochs"
+        return f"{epochs} {unit} on {Path(self.data).name} at {self.resolution} px"
+
+    def search_space(self, path: Path) -> SearchSpace:
+        """The space; `path` is named in the message where it is not a space."""
+        return parse_space(Document(path, self.space, {}, SettingsError))
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def differences(self, other: "Experiment") -> list[str]:
+        """What the two search differently, such as `recipe.num_epochs is 6 there and 8 here`."""
+        return _differences(self.model_dump(mode="json"), other.model_dump(mode="json"))
+
+
+def make_experiment(settings: Mapping[str, Any]) -> Experiment:
+    """An experiment from settings by name. Raises SettingsError that names the setting and what it
+    may be.
+    """
+    try:
+        return Experiment(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = ".".join(map(str, first["loc"])).replace("_", "-")
+        raise SettingsError(f"--{flag} is {first['input']!r}; {first['msg'].lower()}") from None
+
+
+def read_experiment(path: Path) -> Experiment:
+    """Reads an experiment.yaml. Raises SettingsError."""
+    return read_yaml(path, SettingsError).parse(Experiment)
+
+
+def _differences(there: Any, here: Any, place: str = "") -> list[str]:
+    if isinstance(there, dict) and isinstance(here, dict):
+        keys = [key for key in {**there, **here} if place or key not in EFFORT]
+        return [
+            difference
+            for key in keys
+            for difference in _differences(
+                there.get(key), here.get(key), f"{place}.{key}" if place else key
+            )
+        ]
+    return [] if there == here else [f"{place} is {there} there and {here} here"]

@@ -1,0 +1,190 @@
+"""The run folder: what a run leaves on disk, written atomically and read by eye.
+
+runs/NAME/
+  experiment.yaml      the resolved settings
+  environment.json     versions, devices, git revision, command line
+  study.db             the Optuna study
+  trials/ID/           architecture.json, metrics.jsonl (one line per epoch), checkpoint.pt
+  trials.csv           one row per trial
+  front.json, front.png
+"""
+
+import contextlib
+import csv
+import datetime
+import fcntl
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from gmsearch.errors import SettingsError
+from gmsearch.experiment import Experiment, read_experiment
+from gmsearch.files import write_atomically
+from gmsearch.record import TrialRecord
+
+PACKAGES = ("gmsearch", "torch", "torchvision", "timm", "ray", "optuna", "numpy", "pandas")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run and how they are written."""
+
+    path: Path
+
+    @property
+    def experiment_file(self) -> Path:
+        return self.path / "experiment.yaml"
+
+    @property
+    def study_file(self) -> Path:
+        return self.path / "study.db"
+
+    @property
+    def front_file(self) -> Path:
+        return self.path / "front.json"
+
+    @property
+    def front_picture(self) -> Path:
+        return self.path / "front.png"
+
+    def trial_folder(self, architecture_id: str) -> Path:
+        return self.path / "trials" / architecture_id
+
+    def read_curve(self, architecture_id: str) -> list[dict[str, Any]]:
+        """The epochs that a trial has finished so far."""
+        file = self.trial_folder(architecture_id) / "metrics.jsonl"
+        return (
+            [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+        )
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run, and makes its folder, against a second driver; a kill frees it too."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                lock.seek(0)
+                raise SettingsError(
+                    f"{self.path}: another gmsearch (process {lock.read().strip()}) works on this "
+                    "run; wait for it or stop it"
+                ) from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    def write_trials(self, records: Sequence[TrialRecord], choices: Sequence[str]) -> None:
+        """Writes trials.csv: what is known of each trial, then every choice."""
+        rows = io.StringIO()
+        writer = csv.writer(rows, lineterminator="\n")
+        known = ["id", "number", "state", "reason", "baseline", "top1", "macs", "params"]
+        known += ["activations", "epochs", "seconds"]
+        writer.writerow((*known, *choices))
+        for record in records:
+            values = [getattr(record, name) for name in known]
+            writer.writerow((*values, *(record.picks.get(choice) for choice in choices)))
+        write_atomically(self.path / "trials.csv", rows.getvalue())
+
+    def write_front(self, records: Sequence[TrialRecord]) -> None:
+        """Writes front.json, best top1 first as given."""
+        front = [
+            {
+                "id": record.id,
+                "number": record.number,
+                "top1": record.top1,
+                "macs": record.macs,
+                "params": record.params,
+                "activations": record.activations,
+                "baseline": record.baseline,
+                "architecture": record.architecture.to_dict(),
+            }
+            for record in records
+        ]
+        write_atomically(self.front_file, json.dumps(front, indent=2) + "\n")
+
+
+def check_run(folder: RunFolder, experiment: Experiment) -> bool:
+    """Whether the run is there already, to go on with. Nothing is written.
+
+    Raises SettingsError where the folder has a run that searches something else, or is no run.
+    """
+    if not folder.path.exists():
+        return False
+    if not folder.experiment_file.exists():
+        ours = re.compile(r"environment\.json|\..*")  # a kill may leave these before the settings
+        if not folder.path.is_dir() or not all(
+            ours.fullmatch(f.name) for f in folder.path.iterdir()
+        ):
+            raise SettingsError(
+                f"{folder.path} exists and is not a run (no experiment.yaml); choose another --name"
+            )
+        return False
+    before = read_experiment(folder.experiment_file)
+    if None in (experiment.data_digest, before.data_digest):  # the data is not read yet
+        experiment = experiment.model_copy(update={"data_digest": before.data_digest})
+    differences = before.differences(experiment)
+    if differences:
+        raise SettingsError(
+            f"{folder.path} exists with other settings ({'; '.join(differences[:3])}); "
+            "choose another --name"
+        )
+    return True
+
+
+def write_experiment(folder: RunFolder, experiment: Experiment) -> None:
+    """Writes what was asked for, and where it runs, with an entry for each session."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    file = folder.path / "environment.json"
+    sessions = json.loads(file.read_text()) if file.exists() else []
+    write_atomically(file, json.dumps([*sessions, _environment()], indent=2) + "\n")
+    write_atomically(folder.experiment_file, experiment.to_yaml())
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "cpus": len(os.sched_getaffinity(0)),
+        "gpus": _gpus(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git_revision": _git_revision(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus() -> list[str]:
+    """Names of this machine's GPUs, as `nvidia-smi -L` lists them."""
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def _git_revision() -> str | None:
+    """The revision of the working tree that the package lies in, where it lies in one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,225 @@
+"""The Optuna study of a run: the one memory of what was tried. Only the driver of the run writes
+it.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, OptunaError
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import URL, event
+from sqlalchemy.exc import SQLAlchemyError
+
+from gmsearch.architecture import Architecture
+from gmsearch.experiment import Experiment
+from gmsearch.gmnet import gmnet_within, without_gates
+from gmsearch.record import TrialRecord
+from gmsearch.run import RunFolder
+from gmsearch.sampler import BudgetSampler
+from gmsearch.space import SearchSpace
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.RUNNING: "running",
+    TrialState.FAIL: "failed",
+}
+
+
+STORAGE_ERRORS = (OptunaError, SQLAlchemyError)  # what a broken or locked study.db ends in
+
+
+class Job(NamedTuple):
+    """A trial to train: its number in the study and its network."""
+
+    number: int
+    architecture: Architecture
+
+
+class SearchStudy:
+    """Asks for jobs and takes their results; `records` has every trial by number, the running ones'
+    curves included.
+
+    A trial is COMPLETE only if it was trained to its last epoch; one that failed is FAIL with the
+    reason. What a killed driver left RUNNING is handed out again under its own number.
+    """
+
+    def __init__(self, folder: RunFolder, experiment: Experiment, space: SearchSpace) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", ExperimentalWarning)  # multivariate TPE
+        self._folder = folder
+        self._experiment = experiment
+        self._space = space
+        self._sampler = BudgetSampler(experiment.sampler, space, experiment.budget, experiment.seed)
+        self._study = optuna.create_study(
+            storage=_open_storage(folder),
+            study_name=experiment.name,
+            sampler=self._sampler,
+            directions=["maximize" if o == "top1" else "minimize" for o in experiment.objectives],
+            load_if_exists=True,
+        )
+        self._study.set_metric_names(list(experiment.objectives))
+        self.records: dict[int, TrialRecord] = {}
+        self._trials: dict[int, Trial] = {}
+        for frozen in self._study.get_trials(deepcopy=False):
+            self._remember(frozen)
+        self._unfinished = [Job(r.number, r.architecture) for r in self._with_state("running")]
+        self._baselines = list(self._missing_baselines())
+
+    @property
+    def num_finished(self) -> int:
+        """Trials that are complete or failed."""
+        return len(self.records) - len(self._with_state("running"))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all trials that are wanted, or possible, have ended."""
+        if self._with_state("running"):
+            return False
+        return len(self.records) >= self._experiment.trials or self.is_exhausted
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether nothing new is left to try within the budget."""
+        return not self._baselines and self._sampler.fresh(self._study) is None
+
+    def ask(self) -> Job | None:
+        """The next job: unfinished ones first, then the baselines, then what the sampler proposes.
+
+        None where the run has as many trials as it wants, or nothing new is left in the budget.
+        """
+        if self._unfinished:
+            return self._unfinished.pop(0)
+        if len(self.records) >= self._experiment.trials:
+            return None
+        if self._baselines:
+            name, architecture = self._baselines.pop(0)
+            return self._describe(self._study.ask(), architecture, baseline=name)
+        if self._sampler.fresh(self._study) is None:
+            return None
+        trial = self._study.ask(self._sampler.distributions())
+        return self._describe(trial, self._space.decode(trial.params))
+
+    def report(self, number: int, curve: list[dict[str, Any]]) -> None:
+        """Notes the curve of a running trial, epochs before a restart included; the study has it
+        from `tell` on.
+        """
+        self.records[number] = replace(self.records[number], curve=curve)
+
+    def tell(self, number: int) -> TrialRecord:
+        """Marks a trial as trained to its last epoch."""
+        record = replace(self.records[number], state="complete")
+        self._note_curve(record)
+        self._study.tell(number, [getattr(record, name) for name in self._experiment.objectives])
+        return self._finish(record)
+
+    def tell_failed(self, number: int, reason: str) -> TrialRecord:
+        """Marks a trial as failed, with the reason in one line."""
+        record = replace(self.records[number], state="failed", reason=" ".join(reason.split()))
+        self._note_curve(record)
+        self._trials[number].set_user_attr("reason", record.reason)
+        self._study.tell(number, state=TrialState.FAIL)
+        return self._finish(record)
+
+    def _note_curve(self, record: TrialRecord) -> None:
+        """Attributes must be there before `tell`: a finished trial cannot be changed."""
+        trial = self._trials[record.number]
+        trial.set_user_attr("curve", record.curve)
+        trial.set_user_attr("epochs", record.epochs)
+        trial.set_user_attr("seconds", round(record.seconds, 3))
+
+    def _finish(self, record: TrialRecord) -> TrialRecord:
+        self.records[record.number] = record
+        return record
+
+    def _describe(
+        self, trial: Trial, architecture: Architecture, baseline: str | None = None
+    ) -> Job:
+        """Notes what a trial is. `id` comes last: a trial without it was cut off here and counts
+        for nothing.
+        """
+        cost = self._space.cost(architecture)
+        attributes = {
+            "architecture": architecture.to_dict(),
+            "macs": cost.macs,
+            "params": cost.params,
+            "activations": cost.activations,
+            "baseline": baseline,
+            "id": architecture.id,
+        }
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+        self._trials[trial.number] = trial
+        self.records[trial.number] = TrialRecord(
+            number=trial.number,
+            id=architecture.id,
+            state="running",
+            architecture=architecture,
+            macs=cost.macs,
+            params=cost.params,
+            activations=cost.activations,
+            baseline=baseline,
+            picks=dict(trial.params),
+        )
+        return Job(trial.number, architecture)
+
+    def _remember(self, frozen: FrozenTrial) -> None:
+        """Takes a stored trial into `records`."""
+        notes = frozen.user_attrs
+        if "id" not in notes:
+            if frozen.state == TrialState.RUNNING:
+                self._study.tell(frozen.number, state=TrialState.FAIL)
+            return
+        self.records[frozen.number] = TrialRecord(
+            number=frozen.number,
+            id=notes["id"],
+            state=_STATES[frozen.state],
+            architecture=Architecture.from_dict(notes["architecture"]),
+            macs=notes["macs"],
+            params=notes["params"],
+            activations=notes["activations"],
+            baseline=notes["baseline"],
+            picks=dict(frozen.params),
+            curve=notes.get("curve") or self._folder.read_curve(notes["id"]),
+            reason=notes.get("reason"),
+        )
+        if frozen.state == TrialState.RUNNING:
+            self._trials[frozen.number] = Trial(self._study, frozen._trial_id)
+
+    def _missing_baselines(self) -> Iterator[tuple[str, Architecture]]:
+        """GmNet scaled to the budget, and the same without gates, where they are missing."""
+        gmnet = gmnet_within(
+            self._experiment.budget,
+            resolution=self._space.resolution,
+            num_classes=self._space.num_classes,
+        )
+        if gmnet is None:
+            return
+        known = {record.id for record in self.records.values()}
+        for name, architecture in (("GmNet", gmnet), ("no gates", without_gates(gmnet))):
+            if architecture.id not in known:
+                yield name, architecture
+
+    def _with_state(self, state: str) -> list[TrialRecord]:
+        return [record for record in self.records.values() if record.state == state]
+
+
+def _open_storage(folder: RunFolder) -> RDBStorage:
+    """SQLite with a write-ahead log: a dashboard reads while the search writes, and a commit costs
+    one sync less.
+
+    What is committed survives a kill of the process; only a power cut may lose the last commits.
+    """
+    url = URL.create("sqlite", database=str(folder.study_file))  # the path may hold a `?`
+    storage = RDBStorage(url.render_as_string())
+
+    @event.listens_for(storage.engine, "connect")
+    def set_pragmas(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    storage.engine.dispose()  # connections from before the listener
+    return storage

@@ -1,0 +1,148 @@
+"""The study is the memory of a run."""
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+
+from gmsearch.experiment import Experiment, make_experiment
+from gmsearch.gmnet import gmnet, gmnet_within, without_gates
+from gmsearch.run import RunFolder, write_experiment
+from gmsearch.space_file import read_space, read_space_data
+from gmsearch.study import SearchStudy
+
+SPACES = Path(__file__).parents[1] / "search_spaces"
+BUDGET = 30_000_000
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+def curve(*top1: float) -> list[dict]:
+    return [
+        {"epoch": i + 1, "top1": value, "loss": 1.0, "train_loss": 1.0, "seconds": 2.0}
+        for i, value in enumerate(top1)
+    ]
+
+
+@pytest.fixture
+def experiment() -> Experiment:
+    data = read_space_data(SPACES / "tiny.yaml")
+    return make_experiment({"name": "r", "space": data, "budget": BUDGET, "trials": 5})
+
+
+@pytest.fixture
+def open_study(tmp_path, experiment):
+    folder = RunFolder(tmp_path / "r")
+    write_experiment(folder, experiment)
+    return lambda: SearchStudy(folder, experiment, experiment.search_space(folder.path))
+
+
+def stored(tmp_path) -> list[optuna.trial.FrozenTrial]:
+    """What anybody else reads from the file."""
+    return optuna.load_study(storage=f"sqlite:///{tmp_path}/r/study.db", study_name="r").trials
+
+
+def test_the_first_two_jobs_are_gmnet_at_the_budget_and_the_same_without_gates(open_study):
+    study = open_study()
+    first, second, third = study.ask(), study.ask(), study.ask()
+    assert first.architecture == gmnet_within(BUDGET, resolution=224, num_classes=1000)
+    assert second.architecture == without_gates(first.architecture)
+    assert [study.records[n].baseline for n in range(3)] == ["GmNet", "no gates", None]
+    space = read_space(SPACES / "tiny.yaml")
+    wider = gmnet("gmnet_s1", first.architecture.stages[0].width + 1)
+    assert space.cost(first.architecture).macs <= BUDGET < space.cost(wider).macs
+    assert third.architecture.id not in (first.architecture.id, second.architecture.id)
+
+
+def test_a_finished_trial_is_complete_with_its_values_and_curve(open_study, tmp_path):
+    study = open_study()
+    number, architecture = study.ask()
+    study.report(number, curve(10.0))
+    study.report(number, curve(10.0, 12.5))
+    record = study.tell(number)
+    assert (record.state, record.top1, record.epochs, record.seconds) == ("complete", 12.5, 2, 4.0)
+    (trial,) = stored(tmp_path)
+    assert trial.state.name == "COMPLETE"
+    assert trial.values == [12.5, record.macs]
+    assert trial.user_attrs["curve"] == curve(10.0, 12.5)
+    assert trial.user_attrs["id"] == architecture.id
+    assert open_study().records[number] == record
+
+
+def test_a_failed_trial_keeps_its_reason_in_one_line(open_study, tmp_path):
+    study = open_study()
+    number = study.ask().number
+    study.report(number, curve(10.0))
+    study.tell_failed(number, "the loss\n  is nan")
+    (trial,) = stored(tmp_path)
+    assert trial.state.name == "FAIL"
+    assert trial.user_attrs["reason"] == "the loss is nan"
+    assert open_study().records[number].reason == "the loss is nan"
+
+
+def test_running_trials_are_handed_out_again_under_their_own_numbers(open_study, tmp_path):
+    """The first driver is dropped without a word, as by a kill."""
+    first = open_study()
+    jobs = [first.ask() for _ in range(3)]
+    first.report(jobs[0].number, curve(1.0))
+    first.tell(jobs[0].number)
+    second = open_study()
+    assert second.num_finished == 1
+    assert [second.ask(), second.ask()] == jobs[1:]
+    fresh = second.ask()
+    assert fresh.number == 3
+    for number in (1, 2, 3):
+        second.report(number, curve(5.0))
+        second.tell(number)
+    assert [t.state.name for t in stored(tmp_path)] == ["COMPLETE"] * 4
+
+
+def test_a_trial_that_was_cut_off_before_it_had_an_id_counts_for_nothing(
+    open_study, tmp_path, experiment
+):
+    study = open_study()
+    study.ask()
+    study._study.ask()  # the driver died here
+    again = open_study()
+    assert again.ask().number == 0
+    numbers = []
+    while (job := again.ask()) is not None:
+        numbers.append(job.number)
+    assert 1 + len(numbers) == experiment.trials
+    assert stored(tmp_path)[1].state.name == "FAIL"
+
+
+def test_no_more_jobs_than_trials_and_more_when_asked_for_more(open_study, experiment, tmp_path):
+    study = open_study()
+    assert [study.ask() is not None for _ in range(6)] == [True] * 5 + [False]
+    ids = [record.id for record in study.records.values()]
+    assert len(set(ids)) == 5
+    folder = RunFolder(tmp_path / "r")
+    more = experiment.model_copy(update={"trials": 6})
+    longer = SearchStudy(folder, more, more.search_space(folder.path))
+    assert [longer.ask() is not None for _ in range(7)] == [True] * 6 + [False]
+
+
+def test_a_reopened_study_knows_the_epochs_of_running_trials(open_study, tmp_path):
+    study = open_study()
+    job = study.ask()
+    folder = RunFolder(tmp_path / "r").trial_folder(job.architecture.id)
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in curve(1.0, 2.0)))
+    assert open_study().records[job.number].curve == curve(1.0, 2.0)
+
+
+def test_a_space_of_points_ends_when_all_are_tried(tmp_path):
+    data = read_space_data(SPACES / "gmnet.yaml")
+    settings = {"name": "r", "space": data, "budget": 3_000_000_000, "trials": 50}
+    experiment = make_experiment(settings)
+    folder = RunFolder(tmp_path / "r")
+    write_experiment(folder, experiment)
+    study = SearchStudy(folder, experiment, experiment.search_space(folder.path))
+    ids = []
+    while (job := study.ask()) is not None:
+        ids.append(job.architecture.id)
+    # Ten networks, less the one over budget (fc); the baselines are two more.
+    assert len(ids) == len(set(ids)) == 2 + 9
+    assert study.is_exhausted

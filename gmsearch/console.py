@@ -1,0 +1,164 @@
+"""What a user sees of a search: a live table in a terminal, plain lines elsewhere, and the answer
+at the end.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from gmsearch.experiment import Experiment
+from gmsearch.record import TrialRecord, front_of, half_interval
+from gmsearch.space import format_size
+
+RECENT = 8  # finished trials in the live table
+PLAIN_WIDTH = 140  # columns where there is no terminal
+
+
+class _PatientConsole(Console):
+    def on_broken_pipe(self) -> None:
+        """A search outlives its reader, such as `head`: its lines go nowhere from here on."""
+        self.file = open(os.devnull, "w")
+
+
+def make_console() -> Console:
+    """The console on standard output; a pipe gets lines of a fixed width."""
+    console = _PatientConsole(highlight=False)
+    return console if console.is_terminal else _PatientConsole(highlight=False, width=PLAIN_WIDTH)
+
+
+class Display:
+    """Shows a running search. Use as a context manager; `update` after every change, `finished`
+    once per trial.
+    """
+
+    def __init__(self, console: Console, experiment: Experiment) -> None:
+        self._console = console
+        self._experiment = experiment
+        self._records: list[TrialRecord] = []
+        self._live = (
+            Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> "Display":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, records: Iterable[TrialRecord]) -> None:
+        self._records = list(records)
+
+    def finished(self, record: TrialRecord) -> None:
+        """One plain line for a trial that ended, where there is no live table."""
+        if self._live:
+            return
+        count = sum(r.state != "running" for r in self._records)
+        left = self._time_left()
+        self._console.print(
+            f"{count:>4}/{self._experiment.trials}  {_words(record)}"
+            + (f"  ({left} left)" if left else ""),
+            soft_wrap=True,
+            markup=False,
+        )
+
+    def _render(self) -> Group:
+        running = [record for record in self._records if record.state == "running"]
+        ended = [record for record in self._records if record.state != "running"]
+        trials = Table(box=box.SIMPLE_HEAD, title="trials", title_justify="left")
+        for column in ("", "id", "top1", "epochs", "MACs", "params", "gates"):
+            trials.add_column(column, justify=_justify(column), no_wrap=True)
+        for record in [*ended[-RECENT:], *running]:
+            note = {"running": "▶", "failed": "✗"}.get(record.state, "")
+            figures = map(escape, _figures(record))
+            trials.add_row(note, record.id, _top1(record), str(record.epochs), *figures)
+        left = self._time_left()
+        line = f"{len(ended)} of {self._experiment.trials} trials"
+        line += f" · about {left} left" if left else " · starting"
+        best = front_of(self._records, self._experiment.objectives)
+        front = [records_table("front so far", best)] if best else []
+        return Group(trials, *front, Text(line))
+
+    def _time_left(self) -> str:
+        """From the mean epoch so far, with as many trials at once as now."""
+        epochs = sum(record.epochs for record in self._records)
+        if not epochs:
+            return ""
+        mean_seconds = sum(record.seconds for record in self._records) / epochs
+        at_once = max(1, sum(record.state == "running" for record in self._records))
+        planned = self._experiment.trials * self._experiment.recipe.num_epochs
+        return _clock(max(0.0, mean_seconds * (planned - epochs) / at_once))
+
+
+def _justify(column: str) -> Literal["left", "right"]:
+    return "right" if column in ("top1", "epochs", "MACs", "params") else "left"
+
+
+def records_table(title: str, records: Iterable[TrialRecord]) -> Table:
+    """Trials with id, top1, MACs, params and the gates in words."""
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for column in ("id", "top1", "MACs", "params", "gates"):
+        table.add_column(column, justify=_justify(column), no_wrap=column != "gates")
+    for record in records:
+        table.add_row(record.id, _top1(record), *map(escape, _figures(record)))
+    return table
+
+
+def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int) -> Group:
+    """The front, the baselines beside it, and how far the figures can be trusted."""
+    best = front_of(records, experiment.objectives)
+    complete = [record for record in records if record.state == "complete"]
+    failed = sum(record.state == "failed" for record in records)
+    lines = [
+        f"budget {format_size(experiment.budget)} MACs; "
+        f"{len(complete)} networks trained, {experiment.fidelity_in_words()}"
+        + (f"; {failed} failed, see trials.csv" if failed else "")
+    ]
+    if best:
+        half = half_interval(best[0].curve[-1]["top1"], num_minival)
+        lines.append(
+            f"one top1 is known to ±{half:.1f} points (95 %, {num_minival:,} minival images, "
+            "one seed): smaller differences are not resolved by this run"
+        )
+    front = f"front: top1 against {' and '.join(experiment.objectives[1:])}, best first"
+    baselines = [record for record in records if record.baseline and record.state == "complete"]
+    parts: list[Any] = [Text("\n".join(lines))]
+    if best:
+        parts.append(records_table(front, best))
+    if baselines:
+        parts.append(records_table("baselines", baselines))
+    return Group(*parts)
+
+
+def _figures(record: TrialRecord) -> tuple[str, str, str]:
+    gates = record.architecture.gates_in_words()
+    words = f"{gates} [{record.baseline} baseline]" if record.baseline else gates
+    return format_size(record.macs), format_size(record.params), words
+
+
+def _words(record: TrialRecord) -> str:
+    macs, params, gates = _figures(record)
+    if record.state == "failed":
+        return f"{record.id}  failed: {record.reason}"
+    return f"{record.id}  top1 {_top1(record):>5}  {macs:>5} MACs  {params:>5} params  {gates}"
+
+
+def _top1(record: TrialRecord) -> str:
+    return "" if record.top1 is None else f"{record.top1:.1f}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,341 @@
+"""Ray Tune trains the jobs of a study: the one door to Ray.
+
+The study is the only truth. Ray gets a Searcher that asks it and a Callback that tells it; neither
+keeps anything, so nothing of Ray's has to be restored: a run that goes on is a fresh Tuner on the
+same study.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AIR_NEW_OUTPUT="0",
+    RAY_CHDIR_TO_TRIAL_DIR="0",
+    RAY_DEDUP_LOGS="0",
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+    TUNE_PRINT_ALL_TRIAL_ERRORS="0",
+    TUNE_GLOBAL_CHECKPOINT_S="1e9",
+)
+
+import ray  # noqa: E402 (Ray reads its environment when it is imported)
+from ray import tune  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
+
+from gmsearch.data.records import Dataset  # noqa: E402
+from gmsearch.errors import SettingsError, TrainingError  # noqa: E402
+from gmsearch.experiment import Experiment  # noqa: E402
+from gmsearch.record import TrialRecord  # noqa: E402
+from gmsearch.run import RunFolder  # noqa: E402
+from gmsearch.study import SearchStudy  # noqa: E402
+
+WORKER_MEMORY = 1.2e9  # bytes of a worker with torch and timm, beside its share of the data
+MOST_FAILURES = 5  # trials that fail before one is complete: the cause is not in the networks
+SCRATCH = ".tune-"  # Ray's own files while it works
+MAX_LOST_WORKERS = 3  # a trial whose worker dies goes on from its checkpoint this often
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How many trials run at once, and what each gets."""
+
+    workers: int
+    cpus: float
+    gpus: float
+
+    @property
+    def threads(self) -> int:
+        return max(1, int(self.cpus))
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Ray on this machine, or the cluster at `address`. Raises SettingsError."""
+    _check_reachable(address)
+    # A single-host run listens on 127.0.0.1 only; on a cluster the host's own address is needed.
+    ray_constants.ENABLE_RAY_CLUSTER = address is not None
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0" if address is None else "1"
+    try:
+        ray.init(
+            address=address or "local",  # without a word Ray would follow a stale address file
+            include_dashboard=None if address else False,
+            logging_level=logging.CRITICAL,
+            log_to_driver=False,
+            configure_logging=True,
+        )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SettingsError(f"no Ray cluster at {address or 'this machine'}: {reason}") from None
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    # A polite kill is a Ctrl-C, on which Tune stops its trials; Ray's own handler would abort.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Raises SettingsError where nobody listens at host:port; Ray itself would try for a minute."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdecimal():
+        return  # none, or a word such as `auto`
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"no Ray cluster at {address}: {error}") from None
+
+
+def live_nodes() -> list[dict[str, float]]:
+    """The resources of each node of the cluster: CPU, GPU, memory in bytes."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def plan_resources(experiment: Experiment, nodes: Sequence[Mapping[str, float]]) -> Resources:
+    """As many trials at once as GPUs, or else cores, allow; each gets its share of a node's cores.
+
+    Raises SettingsError where so many, or even one, do not fit.
+    """
+    has_gpus = any(node.get("GPU") for node in nodes)
+    gpus = experiment.gpus_per_trial if has_gpus else 0.0
+    if gpus > 1 and gpus != int(gpus):
+        raise SettingsError(f"--gpus-per-trial {gpus:g}; above one it must be a whole number")
+
+    def slots(cpus: float) -> int:
+        """Trials that fit at once where each takes `cpus` cores and its GPUs, all on one node."""
+        return sum(
+            min(
+                int(node.get("CPU", 0) / cpus + 1e-9),
+                _gpu_slots(node.get("GPU", 0), gpus) if gpus else 10**6,
+            )
+            for node in nodes
+        )
+
+    workers = experiment.workers
+    if workers is None:
+        memory = sum(node.get("memory", 0) for node in nodes)
+        most = slots(0.01) if has_gpus else min(slots(1), int(memory / WORKER_MEMORY))
+        workers = max(1, min(most, experiment.trials))
+    shares = [*range(int(max(node.get("CPU", 1) for node in nodes)), 0, -1), 0.5, 0.25, 0.1, 0.01]
+    share = next((share for share in shares if slots(share) >= workers), None)
+    if share is None:
+        raise SettingsError(
+            f"--workers {workers}"
+            + (f" with --gpus-per-trial {gpus:g}" if gpus else "")
+            + f": only {slots(0.01)} trials fit at once"
+        )
+    return Resources(workers, share, gpus)
+
+
+def _gpu_slots(available: float, gpus: float) -> int:
+    """Trials of `gpus` GPUs each on a node: a fraction comes out of a single GPU."""
+    return int(available) * int(1 / gpus + 1e-9) if gpus <= 1 else int(available // gpus)
+
+
+class Listener(Protocol):
+    """Who hears of a search while it runs."""
+
+    def update(self, records: Iterable[TrialRecord]) -> None:
+        """All trials as they stand, after every change."""
+
+    def finished(self, record: TrialRecord) -> None:
+        """One trial that is complete or failed."""
+
+
+def run_trials(
+    experiment: Experiment,
+    resources: Resources,
+    folder: RunFolder,
+    study: SearchStudy,
+    dataset: Dataset,
+    listener: Listener,
+) -> float | None:
+    """Trains until the study has no more jobs, the time is up, or the user stops it; the study then
+    has all.
+
+    Returns when the first training began, on the clock of `time.time`.
+    """
+
+    def train(config: dict[str, Any], dataset: Dataset) -> None:
+        # Ray sends a nested function by value: a worker imports this one module and not the
+        # driver's.
+        from gmsearch import worker
+
+        worker.train(config, dataset)
+
+    driver = _Driver(experiment, resources, folder, study, listener)
+    trainable = tune.with_resources(
+        tune.with_parameters(train, dataset=dataset),
+        {"cpu": resources.cpus, "gpu": resources.gpus},
+    )
+    for left_over in folder.path.glob(f"{SCRATCH}*"):  # by a driver that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder.path.absolute()))
+    hours = experiment.max_hours
+    try:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=_AskStudy(driver),
+                num_samples=-1,
+                reuse_actors=True,
+                time_budget_s=None if hours is None else 3600 * hours,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=str(scratch),
+                name="tune",
+                callbacks=[_TellStudy(driver)],
+                failure_config=tune.FailureConfig(max_failures=MAX_LOST_WORKERS),
+                verbose=0,
+            ),
+        ).fit()
+    except Exception:
+        if driver.error is None:
+            raise
+        raise driver.error from None  # Ray wraps what a callback raises into its own traceback
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return driver.first_training
+
+
+class _Driver:
+    """What the searcher and the callback share: the study, and which trials run."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        resources: Resources,
+        folder: RunFolder,
+        study: SearchStudy,
+        listener: Listener,
+    ) -> None:
+        self.experiment = experiment
+        self.resources = resources
+        self.folder = folder
+        self.study = study
+        self.listener = listener
+        self.running: set[int] = set()
+        self.first_training: float | None = None
+        self.error: Exception | None = None
+
+    @contextmanager
+    def keeping_errors(self) -> Iterator[None]:
+        """Keeps an error as it is, beside what Ray makes of it."""
+        try:
+            yield
+        except Exception as error:
+            self.error = self.error or error
+            raise
+
+    def next_config(self) -> dict[str, Any] | str | None:
+        """The configuration of the next trial; None while all workers are busy, FINISHED when
+        nothing is left.
+        """
+        if len(self.running) >= self.resources.workers:
+            return None  # a proposal waits until the results before it are in
+        job = self.study.ask()
+        if job is None:
+            return Searcher.FINISHED
+        self.running.add(job.number)
+        self.listener.update(self.study.records.values())
+        return {
+            "number": job.number,
+            "architecture": job.architecture.to_dict(),
+            "recipe": asdict(self.experiment.recipe),
+            "seed": self.experiment.seed,
+            "folder": str(self.folder.trial_folder(job.architecture.id).absolute()),
+            "threads": self.resources.threads,
+            "gpu": self.resources.gpus > 0,
+        }
+
+    def on_result(self, number: int, result: dict[str, Any]) -> None:
+        if number not in self.running:
+            return  # Ray repeats the last result when a trial ends
+        if "failed" in result:
+            self.finish(number, self.study.tell_failed(number, result["failed"]))
+            return
+        if self.first_training is None:
+            self.first_training = result["began"]
+        self.study.report(number, result["curve"])
+        if len(result["curve"]) >= self.experiment.recipe.num_epochs:
+            self.finish(number, self.study.tell(number))
+        else:
+            self.listener.update(self.study.records.values())
+
+    def on_lost(self, number: int, reason: str) -> None:
+        if number in self.running:
+            self.finish(number, self.study.tell_failed(number, reason))
+
+    def finish(self, number: int, record: TrialRecord) -> None:
+        self.running.discard(number)
+        self.listener.update(self.study.records.values())
+        self.listener.finished(record)
+        states = [other.state for other in self.study.records.values()]
+        if states.count("failed") >= MOST_FAILURES and "complete" not in states:
+            raise TrainingError(
+                f"the first {MOST_FAILURES} trials failed, the last because: {record.reason}"
+            )
+
+
+class _AskStudy(Searcher):
+    """Ray's question for the next trial, passed to the study."""
+
+    def __init__(self, driver: _Driver) -> None:
+        super().__init__()
+        self._driver = driver
+
+    def suggest(self, trial_id: str) -> Any:
+        with self._driver.keeping_errors():
+            return self._driver.next_config()
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """The callback hears of every ending, with more to tell."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study has it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study has it."""
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _TellStudy(tune.Callback):
+    """What Ray says of its trials, passed to the study."""
+
+    def __init__(self, driver: _Driver) -> None:
+        self._driver = driver
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        with self._driver.keeping_errors():
+            self._driver.on_result(trial.config["number"], result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        reason = "its worker died"
+        if trial.error_file and Path(trial.error_file).exists():
+            lines = Path(trial.error_file).read_text().strip().splitlines()
+            reason = lines[-1] if lines else reason
+        with self._driver.keeping_errors():
+            self._driver.on_lost(trial.config["number"], reason)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

@@ -1,0 +1,137 @@
+"""A mistake of the user ends in one clear line and exit code 2, with nothing half-written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_data import make_folder
+
+from gmsearch.cli import main
+from gmsearch.experiment import make_experiment
+from gmsearch.run import RunFolder, write_experiment
+from gmsearch.space_file import read_space_data
+
+SPACES = Path(__file__).parents[1] / "search_spaces"
+TINY = str(SPACES / "tiny.yaml")
+
+
+def edited(tmp_path: Path, old: str, new: str) -> str:
+    text = (SPACES / "tiny.yaml").read_text()
+    assert old in text
+    (tmp_path / "edited.yaml").write_text(text.replace(old, new))
+    return str(tmp_path / "edited.yaml")
+
+
+def corrupt_folder(tmp_path: Path) -> str:
+    folder = make_folder(tmp_path / "set")
+    (folder / "train/n2/0.png").write_bytes(b"junk")
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (lambda t: ["--space", "none.yaml"], "none.yaml: no such file"),
+        (lambda t: ["--space", str(SPACES / "gatd.yaml")], "did you mean .*gated.yaml"),
+        (
+            lambda t: ["--space", edited(t, "fixed:", "fixed: [")],
+            r"edited.yaml:\d+: not valid YAML: ",
+        ),
+        (
+            lambda t: ["--space", edited(t, "kernel:", "kernal:")],
+            r"edited.yaml:\d+: fixed: unknown key 'kernal'; did you mean 'kernel'\?",
+        ),
+        (
+            lambda t: ["--space", edited(t, "ratio: [2, 3]", "ratio: []")],
+            r"edited.yaml:\d+: per_network.ratio: the list of options is empty",
+        ),
+        (lambda t: ["--budget", "3X"], "--budget: '3X' is not a size; write 300M"),
+        (lambda t: ["--budget", "-3M"], "--budget"),
+        (
+            lambda t: ["--budget", "1M"],
+            "the smallest network .* 7,657,824 MACs; use --budget 7658K",
+        ),
+        (lambda t: ["--data", str(t / "nowhere")], "nowhere: no such data"),
+        (lambda t: ["--data", str(make_folder(t / "one", 1))], r"one class \('n0'\)"),
+        (lambda t: ["--data", corrupt_folder(t)], "the image train/n2/0.png cannot be decoded"),
+        (lambda t: ["--name", "a/b"], "run name 'a/b'; allowed: letters, digits"),
+        (lambda t: ["--name", ""], "run name ''; allowed"),
+        (lambda t: ["--trials", "0"], "--trials: '0' is not a whole number of 1 or more"),
+        (lambda t: ["--trials", "two"], "--trials: 'two' is not a whole number"),
+        (lambda t: ["--resolution", "7"], "--resolution is 7; input should be greater than"),
+        (lambda t: ["--epochs", "20000"], "num_epochs is 20000; allowed: from 1 to"),
+        (lambda t: ["--seed", "-1"], "--seed is -1"),
+        (lambda t: ["--sampler", "magic"], "sampler 'magic'; allowed: tpe, nsga2, random"),
+        (lambda t: ["--objectives", "top1,beauty"], "objective 'beauty'; allowed: top1, macs"),
+        (lambda t: ["--objectives", "macs"], "allowed: top1 and then one or more of macs"),
+        (lambda t: ["--max-hours", "-1"], "--max-hours is -1"),
+        (lambda t: ["--gpus-per-trial", "0"], "--gpus-per-trial is 0"),
+        (lambda t: ["--max-hours", "nan"], "--max-hours is nan"),
+        (lambda t: ["--bugdet", "30M"], "unrecognized arguments: --bugdet 30M; see gmsearch"),
+    ],
+)
+def test_a_mistake_in_run_is_one_line_and_leaves_nothing(words, message, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    defaults = {"--space": TINY, "--budget": "30M", "--runs-dir": str(runs)}
+    given = words(tmp_path)
+    line = [w for k, v in defaults.items() if k not in given for w in (k, v)]
+    assert main(["run", *line, *given]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("gmsearch: ") and output.err.count("\n") == 1
+    import re
+
+    assert re.search(message, output.err), output.err
+    assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["fly"], "invalid choice: 'fly'"),
+        (["resume", "nowhere"], "nowhere is not a run"),
+        (["space"], "the following arguments are required: FILE"),
+        (["space", TINY, "--budget", "1M"], "below the smallest network"),
+        (["space", "/dev/null"], "the file is empty"),
+        (["space", "."], "cannot be read"),
+    ],
+)
+def test_a_mistake_elsewhere_is_one_line_too(words, message, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_broken_experiment_file_is_one_line(tmp_path, capsys):
+    (tmp_path / "experiment.yaml").write_text("name: r\nbudgte: 3\n")
+    assert main(["resume", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "unknown key 'budgte'; did you mean 'budget'?" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("junk", ["garbage", "SQLite format 3\0 and no more"])
+def test_a_broken_study_is_one_line_and_stays_as_it_is(tmp_path, capsys, junk):
+    settings = {"name": "r", "space": read_space_data(Path(TINY)), "budget": 30_000_000}
+    folder = RunFolder(tmp_path / "r")
+    write_experiment(folder, make_experiment(settings))
+    folder.study_file.write_text(junk * 100)
+    assert main(["resume", str(folder.path)]) == 2
+    error = capsys.readouterr().err
+    assert f"{folder.study_file}: cannot be used: " in error and error.count("\n") == 1
+    assert folder.study_file.read_text() == junk * 100
+
+
+@pytest.mark.parametrize("verb", ["run", "resume", "space"])
+def test_every_command_has_help_with_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    assert f"example: gmsearch {verb} " in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_module_runs_as_the_command_does():
+    line = [sys.executable, "-m", "gmsearch", "space", "nowhere.yaml"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("gmsearch: nowhere.yaml: no such file")

@@ -6,6 +6,7 @@ A mistake of the user ends in one line on standard error and exit code 2.
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -183,11 +184,12 @@ def _run(arguments: argparse.Namespace) -> int:
     space = read_space(arguments.space)
     built_in = arguments.data == BUILT_IN
     source = arguments.data if built_in else os.path.abspath(os.path.expanduser(arguments.data))
-    default_name = f"{space.name}-{format_size(arguments.budget)}-{Path(source).stem}"
     resolution, batch_size = FIDELITIES["bands" if built_in else "images"]
     recipe = Recipe(num_epochs=arguments.epochs, batch_size=batch_size)
     settings = {
-        "name": arguments.name if arguments.name is not None else default_name,
+        "name": arguments.name
+        if arguments.name is not None
+        else default_name(space.name, arguments.budget, source),
         "space": read_space_data(arguments.space),
         "budget": arguments.budget,
         "objectives": tuple(arguments.objectives.split(",")),
@@ -201,6 +203,11 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     experiment = make_experiment(settings)
     return _search(experiment, RunFolder(arguments.runs_dir / experiment.name))
+
+
+def default_name(space: str, budget: int, source: str) -> str:
+    """The name of a run that was given none: the same line finds its run again."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{space}-{format_size(budget)}-{Path(source).stem}")
 
 
 def _resume(arguments: argparse.Namespace) -> int:

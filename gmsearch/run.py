@@ -56,8 +56,12 @@ class RunFolder:
     def front_picture(self) -> Path:
         return self.path / "front.png"
 
+    @property
+    def trials_folder(self) -> Path:
+        return self.path / "trials"
+
     def trial_folder(self, architecture_id: str) -> Path:
-        return self.path / "trials" / architecture_id
+        return self.trials_folder / architecture_id
 
     def read_curve(self, architecture_id: str) -> list[dict[str, Any]]:
         """The epochs that a trial has finished so far."""

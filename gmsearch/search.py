@@ -51,24 +51,24 @@ class Account:
 def run_search(experiment: Experiment, folder: RunFolder) -> Ending:
     """Runs a search to its end, or goes on with one.
 
-    Raises UserError, with no run folder left behind where there was none, and TrainingError where
-    every trial fails.
+    Raises UserError, with no run folder left behind where nothing was trained yet, and
+    TrainingError where every trial fails.
     """
     began = time.time()
     console = make_console()
     space = experiment.search_space(folder.experiment_file)
     space.check_budget(experiment.budget)
-    existed = check_run(folder, experiment)
+    check_run(folder, experiment)
     with console.status(f"reading {experiment.data} …"):
         dataset = data.load(experiment.data, resolution=experiment.resolution, seed=experiment.seed)
     experiment = experiment.model_copy(update={"data_digest": dataset.digest})
     with folder.locked():
-        check_run(folder, experiment)  # again: another driver may have made it meanwhile
+        existed = check_run(folder, experiment)  # again: another driver may have made it meanwhile
         write_experiment(folder, experiment)
         try:
             return _search(experiment, folder, space, dataset, console, began)
         except UserError:
-            if not existed:
+            if not existed and not folder.trials_folder.exists():  # what is trained is never lost
                 shutil.rmtree(folder.path)
             raise
         except STORAGE_ERRORS as error:
@@ -180,7 +180,7 @@ def _answer(
     if account:
         console.print(account.in_words())
     console.print(f"wrote front.json, trials.csv and front.png to {folder.path}")
-    if study.is_exhausted:
+    if study.is_finished and study.is_exhausted:
         console.print("nothing is left to try: the space has no other network within the budget")
         return
     more = f" --trials {2 * experiment.trials}" if study.is_finished else ""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from test_data import make_folder
 
-from gmsearch.cli import main
+from gmsearch.cli import default_name, main
+from gmsearch.errors import SettingsError
 from gmsearch.experiment import make_experiment
 from gmsearch.run import RunFolder, write_experiment
 from gmsearch.space_file import read_space_data
@@ -109,6 +110,33 @@ def test_a_broken_experiment_file_is_one_line(tmp_path, capsys):
     assert main(["resume", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "unknown key 'budgte'; did you mean 'budget'?" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("source", ["bands", "/data/my images (2)", "/data/größe.zip", "/", "a'b"])
+def test_any_data_makes_a_name_that_a_run_may_have(source):
+    name = default_name("gated", 300_000_000, source)
+    assert name.startswith("gated-300M-")
+    settings = {"name": name, "space": read_space_data(Path(TINY)), "budget": 30_000_000}
+    assert make_experiment(settings).name == name
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_mistake_that_shows_late_removes_a_run_only_if_nothing_is_trained(
+    tmp_path, monkeypatch, capsys, trained
+):
+    folder = RunFolder(tmp_path / "r")
+
+    def fail(*_):
+        if trained:
+            folder.trial_folder("0123456789").mkdir(parents=True)
+        raise SettingsError("too late")
+
+    monkeypatch.setattr("gmsearch.search._search", fail)
+    words = ["--space", TINY, "--budget", "30M", "--runs-dir", str(tmp_path), "--name", "r"]
+    assert main(["run", *words]) == 2
+    assert capsys.readouterr().err == "gmsearch: too late\n"
+    assert folder.experiment_file.exists() == trained
+    assert folder.path.exists() == trained
 
 
 @pytest.mark.parametrize("junk", ["garbage", "SQLite format 3\0 and no more"])

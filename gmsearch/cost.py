@@ -184,19 +184,19 @@ def _block(
     yield _conv(f"{name}.dwconv.conv", width, width, kernel, side, groups=width)
     yield _norm(f"{name}.dwconv.bn", width, side)
     if placement == "spatial":
-        yield from _gate(form, width, side, f"{name}.gate")
+        yield from _gate(form, width, side, f"{name}.spatial")
     yield _conv(f"{name}.f1.conv", width, hidden, 1, side)
     if placement == "expand":
         if FORMS[form].projections == 2:
             yield _conv(f"{name}.f2.conv", width, hidden, 1, side)
-        yield from _gate(form, hidden, side, f"{name}.gate")
+        yield from _gate(form, hidden, side, f"{name}.expand")
     else:
-        yield _elementwise(f"{name}.act", "activation", hidden, side)
+        yield _elementwise(f"{name}.expand", "activation", hidden, side)
     yield _conv(f"{name}.g.conv", hidden, width, 1, side)
     yield _norm(f"{name}.g.bn", width, side)
     yield _conv(f"{name}.dwconv2.conv", width, width, kernel, side, groups=width)
     if placement == "output":
-        yield from _gate(form, width, side, f"{name}.gate")
+        yield from _gate(form, width, side, f"{name}.output")
     yield _elementwise(f"{name}.gamma", "scale", width, side, params=width)
     yield _elementwise(f"{name}.add", "sum", width, side)
 

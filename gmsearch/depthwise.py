@@ -11,9 +11,10 @@ it takes most of a training step of networks like GmNet. Two exact rewritings av
   gradient of a narrow convolution on a shifted image.
 """
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,33 +27,67 @@ class DepthwiseConv2d(nn.Conv2d):
     Parameters, outputs and gradients are those of nn.Conv2d up to rounding.
     """
 
-    def __init__(self, width: int, kernel: int) -> None:
-        super().__init__(width, width, kernel, padding=kernel // 2, groups=width)
+    def __init__(self, width: int, kernel: int, bias: bool = True) -> None:
+        super().__init__(width, width, kernel, padding=kernel // 2, groups=width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        trains = self.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
-        if trains and x.device.type == "cpu" and x.ndim == 4:
-            cut = max(0, self.kernel_size[0] // 2 + 1 - max(x.shape[-2:]))
-            weight = self.weight[:, :, cut:-cut, cut:-cut] if cut else self.weight
-            return _Depthwise.apply(x, weight, self.bias)
-        return super().forward(x)
+        if not torch.jit.is_scripting():
+            trains = self.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
+            if trains and x.device.type == "cpu" and x.ndim == 4:
+                cut = max(0, self.kernel_size[0] // 2 + 1 - max(x.shape[-2:]))
+                weight = self.weight[:, :, cut:-cut, cut:-cut] if cut else self.weight
+                return _Depthwise.apply(x, weight, self.bias)
+        return self._conv_forward(x, self.weight, self.bias)
+
+
+# A tracer of torch.fx takes it as a whole, as it takes nn.Conv2d: where it goes hangs on its input.
+register_notrace_module(DepthwiseConv2d)
+
+
+def quicken(model: nn.Module) -> nn.Module:
+    """Replaces the depthwise convolutions of any network that DepthwiseConv2d can stand for.
+
+    Parameters stay the same objects under the same names.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if _is_plain_depthwise(child):
+                fast = DepthwiseConv2d(child.in_channels, child.kernel_size[0], bias=False)
+                fast.weight, fast.bias = child.weight, child.bias
+                setattr(module, name, fast.train(child.training))
+    return model
+
+
+def _is_plain_depthwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    if type(module) is not nn.Conv2d:
+        return False
+    width, kernel = module.in_channels, module.kernel_size[0]
+    return (
+        module.groups == width == module.out_channels
+        and module.kernel_size == (kernel, kernel)
+        and module.padding == (kernel // 2, kernel // 2)
+        and module.stride == module.dilation == (1, 1)
+        and module.padding_mode == "zeros"
+        and kernel % 2 == 1 < kernel
+    )
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         x, weight = (saved.to(grad.dtype) for saved in ctx.saved_tensors)  # fp32 under autocast
         padding, width = weight.shape[-1] // 2, len(weight)
         # The gradient of a convolution that keeps the size is one with the kernel turned round.
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = F.conv2d(grad, weight.flip(2, 3), padding=padding, groups=width)
-        return grad_x, _weight_gradient(x, grad, weight), grad.sum((0, 2, 3))
+        grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        return grad_x, _weight_gradient(x, grad, weight), grad_bias
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:

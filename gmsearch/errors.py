@@ -5,7 +5,8 @@
     │   ├── ArchitectureError  a value that no network can have
     │   ├── SpaceError         a search space that cannot be read or searched
     │   ├── SettingsError      a setting that is wrong, or contradicts its run folder
-    │   └── DataError          a data set that cannot be found or read
+    │   ├── DataError          a data set that cannot be found or read
+    │   └── WeightsError       weights that do not fit their network
     └── TrainingError          a training that cannot go on; its trial fails, the search does not
 
 A message is one line: what, where, the value, and the remedy.
@@ -34,6 +35,10 @@ class SettingsError(UserError):
 
 class DataError(UserError):
     """A data set that cannot be found, read or used."""
+
+
+class WeightsError(UserError):
+    """Weights that cannot be read, or that are those of another network."""
 
 
 class TrainingError(GmsearchError):

@@ -1,0 +1,84 @@
+"""The residual block that a stage repeats, and the down-sampler before it.
+
+Layers and parameter names are those of the authors' GmNet (YFWang1999/GmNet, gment.py), which grew
+out of StarNet (timm/models/starnet.py): a bias in every convolution, also before a BN; no BN after
+the expansion and after the second depthwise convolution; a layer scale that starts at 1e-6.
+"""
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from gmsearch.architecture import FORMS, Stage
+from gmsearch.depthwise import DepthwiseConv2d
+from gmsearch.gates import ACTIVATIONS, Gate
+
+LAYER_SCALE = 1e-6
+
+
+class ConvBN(nn.Sequential):
+    """A convolution that keeps the size (or halves it, at stride 2), with a BN unless told
+    otherwise.
+    """
+
+    def __init__(
+        self,
+        in_width: int,
+        width: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        with_bn: bool = True,
+    ) -> None:
+        super().__init__()
+        if groups == in_width == width and stride == 1:
+            self.conv: nn.Conv2d = DepthwiseConv2d(width, kernel)
+        else:
+            self.conv = nn.Conv2d(in_width, width, kernel, stride, kernel // 2, groups=groups)
+        if with_bn:
+            self.bn = nn.BatchNorm2d(width)
+
+
+class Block(nn.Module):
+    """One residual block, (N, C, H, W) to (N, C, H, W), gated or with the plain activation.
+
+    A gate is the submodule named after its placement; `expand` is the plain activation where no
+    gate sits there. `drop_path` is the rate of stochastic depth.
+    """
+
+    def __init__(self, stage: Stage, gated: bool, drop_path: float = 0.0) -> None:
+        super().__init__()
+        width, hidden, kernel = stage.width, stage.width * stage.ratio, stage.kernel
+        placement = stage.placement if gated else "none"
+        twin = placement == "expand" and FORMS[stage.form].projections == 2
+
+        def gate_or(instead: nn.Module, place: str, features: int) -> nn.Module:
+            return Gate(stage.form, stage.activation, features) if placement == place else instead
+
+        self.dwconv = ConvBN(width, width, kernel, groups=width)
+        self.f1 = ConvBN(width, hidden, with_bn=False)
+        self.f2 = ConvBN(width, hidden, with_bn=False) if twin else None
+        self.g = ConvBN(hidden, width)
+        self.dwconv2 = ConvBN(width, width, kernel, groups=width, with_bn=False)
+        self.gamma = nn.Parameter(LAYER_SCALE * torch.ones(width))
+        self.spatial = gate_or(nn.Identity(), "spatial", width)
+        self.expand = gate_or(ACTIVATIONS[stage.activation](), "expand", hidden)
+        self.output = gate_or(nn.Identity(), "output", width)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.spatial(self.dwconv(x))
+        if self.f2 is None:
+            h = self.expand(self.f1(h))  # N, ratio*C, H, W
+        else:
+            h = self.expand(self.f1(h), self.f2(h))  # N, ratio*C, H, W
+        h = self.output(self.dwconv2(self.g(h)))
+        return x + self.drop_path(self.gamma.view(-1, 1, 1) * h)
+
+
+def downsampler(stage: Stage, in_width: int) -> nn.Sequential:
+    """Halves the size and takes the width to the stage's; no activation follows, as in GmNet."""
+    if stage.downsampler == "separable":
+        depthwise = ConvBN(in_width, in_width, 3, stride=2, groups=in_width)
+        return nn.Sequential(depthwise, ConvBN(in_width, stage.width))
+    return nn.Sequential(ConvBN(in_width, stage.width, 3, stride=2))

@@ -1,0 +1,63 @@
+"""Weights from files, the authors' checkpoints included, and what does not fit of them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from gmsearch.errors import WeightsError
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # the average before the last
+MOST_NAMED = 4  # keys in a message
+
+
+def filter_weights(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict in our naming, which is the authors', from what their checkpoints hold.
+
+    Takes it out of the wrapper that it lies in, and the prefix of distributed training off its
+    keys.
+    """
+    inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), state)
+    return {key.removeprefix("module."): value for key, value in inner.items()}
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads a .safetensors file or a torch checkpoint, without running code from it.
+
+    Raises WeightsError for a file that cannot be read, for keys that are missing or left over, and
+    for tensors of other shapes; the model is then as it was.
+    """
+    if not path.is_file():  # timm would log it besides
+        raise WeightsError(f"{path}: no such file of weights")
+    try:
+        state = filter_weights(load_state_dict(str(path), weights_only=True), model)
+    except Exception as error:  # a broken file may make the readers stumble in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: not readable as weights: {reason}") from None
+    own = model.state_dict()
+    problems = [
+        _listed("missing keys", own.keys() - state.keys()),
+        _listed("keys that the network does not have", state.keys() - own.keys()),
+        _listed(
+            "other shapes",
+            (
+                f"{key} is {tuple(state[key].shape)} and not {tuple(own[key].shape)}"
+                for key in own.keys() & state.keys()
+                if state[key].shape != own[key].shape
+            ),
+        ),
+    ]
+    if any(problems):
+        raise WeightsError(
+            f"{path}: weights of another network: {'; '.join(filter(None, problems))}"
+        )
+    model.load_state_dict(state)
+
+
+def _listed(what: str, keys: Iterable[str]) -> str:
+    """`what` with the first of the keys, or nothing where there are none."""
+    names = sorted(keys)
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{what}: {', '.join(names[:MOST_NAMED])}{more}" if names else ""

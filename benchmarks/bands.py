@@ -29,8 +29,8 @@ def ridge_regression(dataset: data.Dataset, strength: float) -> float:
 
 def trained(architecture: Architecture, dataset: data.Dataset, seed: int) -> float:
     """top1 on minival after the last epoch of a search trial."""
-    state = start(architecture, len(dataset.classes), Recipe(), seed=seed)
-    *_, last = train(state, dataset, Recipe(), seed=seed)
+    state = start(architecture, len(dataset.classes), Recipe(), seed=seed, resolution=32)
+    *_, last = train(state, dataset, Recipe(), seed=seed, resolution=32)
     return last.top1
 
 

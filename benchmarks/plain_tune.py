@@ -25,8 +25,8 @@ from ray.tune.search.optuna import OptunaSearch
 from torch import set_num_threads
 
 from gmsearch import data
-from gmsearch.architecture import Architecture
-from gmsearch.experiment import read_experiment
+from gmsearch.experiment import read_settings
+from gmsearch.network import read_network
 from gmsearch.training import start, train
 
 
@@ -38,14 +38,21 @@ def train_one(config: dict[str, Any]) -> None:
     """
     set_num_threads(1)
     run = Path(config["run"])
-    experiment = read_experiment(run / "experiment.yaml")
-    saved = (run / "trials" / config["id"] / "architecture.json").read_text()
-    architecture = Architecture.from_dict(json.loads(saved))
+    experiment = read_settings(run / "experiment.yaml")
+    architecture = read_network(run / "trials" / config["id"] / "architecture.json")
     macs = experiment.search_space(run).cost(architecture).macs
     seed = experiment.seed
     dataset = data.load(experiment.data, resolution=experiment.resolution, seed=seed)
-    state = start(architecture, len(dataset.classes), experiment.recipe, seed=seed)
-    for result in train(state, dataset, experiment.recipe, seed=seed):
+    state = start(
+        architecture,
+        len(dataset.classes),
+        experiment.recipe,
+        seed=seed,
+        resolution=experiment.resolution,
+    )
+    for result in train(
+        state, dataset, experiment.recipe, seed=seed, resolution=experiment.resolution
+    ):
         seconds = sum(epoch.seconds for epoch in state.history)
         tune.report({"top1": result.top1, "macs": macs, "seconds": seconds})
 

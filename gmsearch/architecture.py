@@ -230,7 +230,7 @@ class Architecture:
             for letter, field in axes.items()
         )
 
-    def gates_in_words(self) -> str:
+    def in_words(self) -> str:
         """The gate of each stage, equal neighbours together: `1-3 relu6(h)·h; 4 no gate, gelu`."""
         parts = []
         first = 1

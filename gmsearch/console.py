@@ -3,7 +3,7 @@ at the end.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from rich import box
@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from gmsearch.experiment import Experiment
-from gmsearch.record import TrialRecord, front_of, half_interval
+from gmsearch.experiment import Experiment, Settings
+from gmsearch.record import ComparedNetwork, TrialRecord, front_of, half_interval
 from gmsearch.space import format_size
 
 RECENT = 8  # finished trials in the live table
@@ -38,9 +38,9 @@ class Display:
     once per trial.
     """
 
-    def __init__(self, console: Console, experiment: Experiment) -> None:
+    def __init__(self, console: Console, settings: Settings) -> None:
         self._console = console
-        self._experiment = experiment
+        self._settings = settings
         self._records: list[TrialRecord] = []
         self._live = (
             Live(get_renderable=self._render, console=console, refresh_per_second=2, transient=True)
@@ -67,7 +67,7 @@ class Display:
         count = sum(r.state != "running" for r in self._records)
         left = self._time_left()
         self._console.print(
-            f"{count:>4}/{self._experiment.trials}  {_words(record)}"
+            f"{count:>4}/{self._settings.num_trials}  {_words(record)}"
             + (f"  ({left} left)" if left else ""),
             soft_wrap=True,
             markup=False,
@@ -84,9 +84,11 @@ class Display:
             figures = map(escape, _figures(record))
             trials.add_row(note, record.id, _top1(record), str(record.epochs), *figures)
         left = self._time_left()
-        line = f"{len(ended)} of {self._experiment.trials} trials"
+        line = f"{len(ended)} of {self._settings.num_trials} trials"
         line += f" · about {left} left" if left else " · starting"
-        best = front_of(self._records, self._experiment.objectives)
+        if not isinstance(self._settings, Experiment):
+            return Group(trials, Text(line))
+        best = front_of(self._records, self._settings.objectives)
         front = [records_table("front so far", best)] if best else []
         return Group(trials, *front, Text(line))
 
@@ -97,7 +99,7 @@ class Display:
             return ""
         mean_seconds = sum(record.seconds for record in self._records) / epochs
         at_once = max(1, sum(record.state == "running" for record in self._records))
-        planned = self._experiment.trials * self._experiment.recipe.num_epochs
+        planned = self._settings.num_trials * self._settings.recipe.num_epochs
         return _clock(max(0.0, mean_seconds * (planned - epochs) / at_once))
 
 
@@ -113,6 +115,48 @@ def records_table(title: str, records: Iterable[TrialRecord]) -> Table:
     for record in records:
         table.add_row(record.id, _top1(record), *map(escape, _figures(record)))
     return table
+
+
+def comparison_table(rows: Sequence[ComparedNetwork]) -> Table:
+    """One line for each network; a published top1 only where there are any."""
+    published = any(row.published is not None for row in rows)
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption="MACs, params, activations and ms (one image, one core) at 224 px, 1,000 classes",
+        caption_justify="left",
+    )
+    table.add_column("network", overflow="fold")
+    for column in (
+        "top1",
+        *(["published"] if published else []),
+        "MACs",
+        "params",
+        "activations",
+        "eager ms",
+        "ONNX ms",
+        "train images/s",
+    ):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        top1 = "" if row.top1 is None else f"{row.top1:.1f}"
+        if row.spread is not None:
+            top1 += f" ± {row.spread:.1f}"
+        table.add_row(
+            escape(row.name),
+            top1,
+            *([_or_nothing(row.published, ".1f")] if published else []),
+            format_size(row.macs),
+            format_size(row.params),
+            format_size(row.activations),
+            f"{row.eager_ms:.1f}",
+            f"{row.onnx_ms:.1f}",
+            _or_nothing(row.images_per_second, ",.0f"),
+        )
+    return table
+
+
+def _or_nothing(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)
 
 
 def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int) -> Group:
@@ -142,9 +186,7 @@ def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int)
 
 
 def _figures(record: TrialRecord) -> tuple[str, str, str]:
-    gates = record.architecture.gates_in_words()
-    words = f"{gates} [{record.baseline} baseline]" if record.baseline else gates
-    return format_size(record.macs), format_size(record.params), words
+    return format_size(record.macs), format_size(record.params), record.words
 
 
 def _words(record: TrialRecord) -> str:

@@ -1,9 +1,9 @@
-"""The resolved settings of a run, the space included: enough to run it again."""
+"""The resolved settings of a run, a search or a comparison: enough to run it again."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,18 +17,18 @@ from gmsearch.space_file import parse_space
 COSTS = ("macs", "params", "activations")
 SAMPLERS = ("tpe", "nsga2", "random")
 # What may differ when a run goes on: how much is done and where, not what.
-EFFORT = ("trials", "workers", "gpus_per_trial", "max_hours", "address")
+EFFORT = ("trials", "seeds", "workers", "gpus_per_trial", "max_hours", "address")
 
 
-class Experiment(BaseModel):
-    """One search. Numbers of different fidelity (data, resolution, recipe) never share a run."""
+class Settings(BaseModel):
+    """What every run says: how its networks are trained, and how much is done at once.
+
+    Numbers of different fidelity (data, resolution, recipe) never share a run.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    space: dict[str, Any]  # the space file's contents
-    budget: int = Field(ge=1, strict=True)  # MACs, counted where the space counts them
-    objectives: tuple[str, ...] = ("top1", "macs")
     data: str = "bands"  # "bands" or an absolute path
     data_digest: str | None = None  # of what was read; None before that
     resolution: int = Field(
@@ -36,8 +36,6 @@ class Experiment(BaseModel):
     )  # pixels, of the training images
     recipe: Recipe = Recipe()
     seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
-    sampler: str = "tpe"
-    trials: int = Field(default=20, ge=1, le=1_000_000, strict=True)
     workers: int | None = Field(
         default=None, ge=1, strict=True
     )  # trials at once; None: as many as cores or GPUs allow
@@ -51,6 +49,39 @@ class Experiment(BaseModel):
                 f"run name {self.name!r}; allowed: letters, digits, '.', '_' and '-', "
                 "a letter or digit first"
             )
+
+    @property
+    def num_trials(self) -> int:
+        """Trainings that the run wants, all its sessions together."""
+        raise NotImplementedError
+
+    def fidelity_in_words(self) -> str:
+        """What one trial is, such as `6 epochs on bands at 32 px`."""
+        epochs = self.recipe.num_epochs
+        unit = "epoch" if epochs == 1 else "epochs"
+        return f"{epochs} {unit} on {Path(self.data).name} at {self.resolution} px"
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def differences(self, other: "Settings") -> list[str]:
+        """What the two train differently, such as `recipe.num_epochs is 6 there and 8 here`."""
+        if type(self) is not type(other):
+            return [f"it is a {type(self).__name__.lower()} there"]
+        return _differences(self.model_dump(mode="json"), other.model_dump(mode="json"))
+
+
+class Experiment(Settings):
+    """One search."""
+
+    space: dict[str, Any]  # the space file's contents
+    budget: int = Field(ge=1, strict=True)  # MACs, counted where the space counts them
+    objectives: tuple[str, ...] = ("top1", "macs")
+    sampler: str = "tpe"
+    trials: int = Field(default=20, ge=1, le=1_000_000, strict=True)
+
+    def model_post_init(self, context: Any) -> None:
+        super().model_post_init(context)
         if self.sampler not in SAMPLERS:
             raise SettingsError(f"sampler {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
         costs = self.objectives[1:]
@@ -63,39 +94,50 @@ class Experiment(BaseModel):
             if name not in COSTS:
                 raise SettingsError(f"objective {name!r}; allowed: top1, {', '.join(COSTS)}")
 
-    def fidelity_in_words(self) -> str:
-        """What one trial is, such as `6 epochs on bands at 32 px`."""
-        epochs = self.recipe.num_epochs
-        unit = "epoch" if epochs == 1 else "epochs"
-        return f"{epochs} {unit} on {Path(self.data).name} at {self.resolution} px"
+    @property
+    def num_trials(self) -> int:
+        return self.trials
 
     def search_space(self, path: Path) -> SearchSpace:
         """The space; `path` is named in the message where it is not a space."""
         return parse_space(Document(path, self.space, {}, SettingsError))
 
-    def to_yaml(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
-    def differences(self, other: "Experiment") -> list[str]:
-        """What the two search differently, such as `recipe.num_epochs is 6 there and 8 here`."""
-        return _differences(self.model_dump(mode="json"), other.model_dump(mode="json"))
+class Comparison(Settings):
+    """Some networks trained alike, each with the same seeds: `seed` and those that follow it."""
+
+    networks: dict[str, dict[str, Any]]  # what the user calls each, and its `to_dict`
+    seeds: int = Field(default=1, ge=1, le=1000, strict=True)
+    weights: str | None = None  # an absolute path to start from; with one network only
+    published: dict[str, float] = {}  # top1 that a paper gives, by the same names
+
+    @property
+    def num_trials(self) -> int:
+        return len(self.networks) * self.seeds
 
 
-def make_experiment(settings: Mapping[str, Any]) -> Experiment:
-    """An experiment from settings by name. Raises SettingsError that names the setting and what it
-    may be.
+Run = TypeVar("Run", bound=Settings)
+
+
+def make_settings(kind: type[Run], settings: Mapping[str, Any]) -> Run:
+    """An experiment or comparison from settings by name.
+
+    Raises SettingsError that names the setting and what it may be.
     """
     try:
-        return Experiment(**settings)
+        return kind(**settings)
     except ValidationError as error:
         first = error.errors()[0]
         flag = ".".join(map(str, first["loc"])).replace("_", "-")
         raise SettingsError(f"--{flag} is {first['input']!r}; {first['msg'].lower()}") from None
 
 
-def read_experiment(path: Path) -> Experiment:
+def read_settings(path: Path) -> Experiment | Comparison:
     """Reads an experiment.yaml. Raises SettingsError."""
-    return read_yaml(path, SettingsError).parse(Experiment)
+    document = read_yaml(path, SettingsError)
+    if "networks" in document.data:
+        return document.parse(Comparison)
+    return document.parse(Experiment)
 
 
 def _differences(there: Any, here: Any, place: str = "") -> list[str]:

@@ -4,6 +4,7 @@ same without gates.
 
 from dataclasses import replace
 from itertools import takewhile
+from typing import Any, NamedTuple
 
 from gmsearch.architecture import NUM_STAGES, WHOLE_RANGES, Architecture, Stage
 from gmsearch.cost import cost
@@ -31,25 +32,58 @@ def gmnet(variant: str, base_width: int | None = None) -> Architecture:
     return Architecture(stem_width=32, stem_activation="relu6", stages=tuple(stages))
 
 
-def gmnet_within(budget: int, *, resolution: int, num_classes: int) -> Architecture | None:
+def gmnet_within(
+    budget: int, *, resolution: int = 224, num_classes: int = 1000, variant: str | None = None
+) -> Architecture | None:
     """GmNet with the largest base width that fits the budget; None where even a base width of one
     does not.
 
-    The layout is that of the largest published variant within the budget, or of S1, the smallest.
+    The layout is that of `variant`, or of the largest published variant within the budget, or of
+    S1, the smallest.
     """
 
     def macs(architecture: Architecture) -> int:
         return cost(architecture, resolution=resolution, num_classes=num_classes).macs
 
-    fitting = [variant for variant in VARIANTS if macs(gmnet(variant)) <= budget]
-    variant = fitting[-1] if fitting else "gmnet_s1"
+    if variant is None:
+        fitting = [name for name in VARIANTS if macs(gmnet(name)) <= budget]
+        variant = fitting[-1] if fitting else "gmnet_s1"
     low, high = WHOLE_RANGES["base_width"]
     widths = takewhile(lambda w: macs(gmnet(variant, w)) <= budget, range(low, high + 1))
     base = max(widths, default=None)
     return None if base is None else gmnet(variant, base)
 
 
+def with_changes(architecture: Architecture, **changes: Any) -> Architecture:
+    """The same network with other values in every stage; the stem follows the activation, as it
+    does in the authors' code. Raises ArchitectureError.
+    """
+    stages = tuple(replace(stage, **changes) for stage in architecture.stages)
+    stem_activation = changes.get("activation", architecture.stem_activation)
+    return replace(architecture, stages=stages, stem_activation=stem_activation)
+
+
 def without_gates(architecture: Architecture) -> Architecture:
     """The same network with the plain activation in the place of every gate."""
-    stages = tuple(replace(stage, placement="none") for stage in architecture.stages)
-    return replace(architecture, stages=stages)
+    return with_changes(architecture, placement="none")
+
+
+class Ablation(NamedTuple):
+    """A published variation of GmNet-S3: what it changes, and its ImageNet top1 in the paper."""
+
+    name: str
+    changes: dict[str, str]
+    top1: float
+
+
+# arXiv 2503.22841: activations with s(h)·h, then forms with ReLU6. The last of each is S3 itself.
+ABLATIONS = (
+    Ablation("activation identity", {"activation": "identity"}, 70.5),
+    Ablation("activation relu", {"activation": "relu"}, 78.3),
+    Ablation("activation gelu", {"activation": "gelu"}, 78.4),
+    Ablation("activation relu6", {"activation": "relu6"}, 79.3),
+    Ablation("form norm", {"form": "norm"}, 78.9),
+    Ablation("form dw", {"form": "dw"}, 79.0),
+    Ablation("form fc", {"form": "fc"}, 79.2),
+    Ablation("form self", {"form": "self"}, 79.3),
+)

@@ -2,30 +2,52 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from gmsearch.architecture import Architecture
 from gmsearch.interval import wilson_interval
+from gmsearch.network import Network
 from gmsearch.pareto import front
+
+EpochDict = dict[str, Any]  # a line of metrics.jsonl: the fields of training.EpochResult
+
+
+class Job(NamedTuple):
+    """One training to do; `folder` has what it left on disk before it was stopped."""
+
+    number: int
+    network: Network
+    seed: int
+    folder: Path
+    weights: Path | None = None  # to start from
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One trial of a search, whatever became of it. `top1` is a percentage of minival after the
-    last epoch.
+    """One trial of a search or comparison, whatever became of it.
+
+    `top1` is a percentage of minival after the last epoch.
     """
 
     number: int
     id: str
     state: str  # complete, running or failed
-    architecture: Architecture
+    network: Network
     macs: int
     params: int
     activations: int
+    name: str = ""  # what the user calls it; nothing in a search
+    seed: int = 0
     baseline: str | None = None  # "GmNet" and "no gates" for the two that are trained first
     picks: dict[str, int | str] = field(default_factory=dict)  # empty for a baseline
-    curve: list[dict[str, Any]] = field(default_factory=list)  # one epoch result each
+    curve: list[EpochDict] = field(default_factory=list)  # one epoch result each
     reason: str | None = None  # why it failed
+
+    @property
+    def words(self) -> str:
+        """What the network is: its name, if it has one, or its gates."""
+        words = self.name or self.network.in_words()
+        return f"{words} [{self.baseline} baseline]" if self.baseline else words
 
     @property
     def top1(self) -> float | None:
@@ -39,6 +61,25 @@ class TrialRecord:
     def seconds(self) -> float:
         """Of training and evaluation."""
         return round(sum(result["seconds"] for result in self.curve), 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedNetwork:
+    """A row of a comparison. `top1` is the mean over seeds, `spread` their standard deviation."""
+
+    name: str  # what the user calls it
+    id: str
+    words: str
+    top1s: list[float]  # by seed
+    top1: float | None
+    spread: float | None
+    macs: int
+    params: int
+    activations: int
+    eager_ms: float  # one image on one core, PyTorch
+    onnx_ms: float  # the same in ONNX Runtime
+    images_per_second: float | None  # of one worker in training, the median over epochs
+    published: float | None = None
 
 
 def half_interval(top1: float, num_images: int) -> float:

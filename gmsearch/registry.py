@@ -4,7 +4,6 @@ The networks are imported where one is created: timm may be on its way in when t
 package of `gmsearch.model` itself.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,10 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 
 from gmsearch.architecture import Architecture
+from gmsearch.errors import ArchitectureError
 from gmsearch.gmnet import VARIANTS
 from gmsearch.gmnet import gmnet as published
+from gmsearch.network import network_from_dict, read_network
 
 
 def _cfg() -> dict[str, Any]:
@@ -66,12 +67,14 @@ def gmnet(
     is given.
     """
     if isinstance(arch, str | Path):
-        architecture = Architecture.from_dict(json.loads(Path(arch).read_text(encoding="utf-8")))
+        network = read_network(Path(arch))
     elif isinstance(arch, Mapping):
-        architecture = Architecture.from_dict(arch)
+        network = network_from_dict(arch)
     else:
-        architecture = arch or published("gmnet_s3")
-    return _create("gmnet", architecture, pretrained, **settings)
+        network = arch or published("gmnet_s3")
+    if not isinstance(network, Architecture):
+        raise ArchitectureError(f"{arch}: names a model of timm, not an architecture of gmnet")
+    return _create("gmnet", network, pretrained, **settings)
 
 
 def _entry_point(variant: str) -> Callable[..., nn.Module]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from gmsearch.errors import SettingsError
-from gmsearch.experiment import Experiment, read_experiment
+from gmsearch.experiment import Settings, read_settings
 from gmsearch.files import write_atomically
 from gmsearch.record import TrialRecord
 
@@ -53,6 +53,10 @@ class RunFolder:
         return self.path / "front.json"
 
     @property
+    def comparison_file(self) -> Path:
+        return self.path / "comparison.json"
+
+    @property
     def front_picture(self) -> Path:
         return self.path / "front.png"
 
@@ -63,12 +67,14 @@ class RunFolder:
     def trial_folder(self, architecture_id: str) -> Path:
         return self.trials_folder / architecture_id
 
-    def read_curve(self, architecture_id: str) -> list[dict[str, Any]]:
-        """The epochs that a trial has finished so far."""
-        file = self.trial_folder(architecture_id) / "metrics.jsonl"
-        return (
-            [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-        )
+    def find_trial(self, network_id: str) -> Path | None:
+        """The folder of a network's trial, the first of its seeds in a comparison."""
+        candidates = [
+            self.trial_folder(network_id),
+            *self.trials_folder.glob(f"{network_id}-seed*"),
+        ]
+        known = [path for path in candidates if (path / "architecture.json").is_file()]
+        return min(known, key=lambda path: (len(path.name), path.name), default=None)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -111,14 +117,20 @@ class RunFolder:
                 "params": record.params,
                 "activations": record.activations,
                 "baseline": record.baseline,
-                "architecture": record.architecture.to_dict(),
+                "architecture": record.network.to_dict(),
             }
             for record in records
         ]
         write_atomically(self.front_file, json.dumps(front, indent=2) + "\n")
 
 
-def check_run(folder: RunFolder, experiment: Experiment) -> bool:
+def read_curve(trial_folder: Path) -> list[dict[str, Any]]:
+    """The epochs that a trial has finished so far."""
+    file = trial_folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def check_run(folder: RunFolder, settings: Settings) -> bool:
     """Whether the run is there already, to go on with. Nothing is written.
 
     Raises SettingsError where the folder has a run that searches something else, or is no run.
@@ -134,10 +146,10 @@ def check_run(folder: RunFolder, experiment: Experiment) -> bool:
                 f"{folder.path} exists and is not a run (no experiment.yaml); choose another --name"
             )
         return False
-    before = read_experiment(folder.experiment_file)
-    if None in (experiment.data_digest, before.data_digest):  # the data is not read yet
-        experiment = experiment.model_copy(update={"data_digest": before.data_digest})
-    differences = before.differences(experiment)
+    before = read_settings(folder.experiment_file)
+    if None in (settings.data_digest, before.data_digest):  # the data is not read yet
+        settings = settings.model_copy(update={"data_digest": before.data_digest})
+    differences = before.differences(settings)
     if differences:
         raise SettingsError(
             f"{folder.path} exists with other settings ({'; '.join(differences[:3])}); "
@@ -146,13 +158,13 @@ def check_run(folder: RunFolder, experiment: Experiment) -> bool:
     return True
 
 
-def write_experiment(folder: RunFolder, experiment: Experiment) -> None:
+def write_settings(folder: RunFolder, settings: Settings) -> None:
     """Writes what was asked for, and where it runs, with an entry for each session."""
     folder.path.mkdir(parents=True, exist_ok=True)
     file = folder.path / "environment.json"
     sessions = json.loads(file.read_text()) if file.exists() else []
     write_atomically(file, json.dumps([*sessions, _environment()], indent=2) + "\n")
-    write_atomically(folder.experiment_file, experiment.to_yaml())
+    write_atomically(folder.experiment_file, settings.to_yaml())
 
 
 def _environment() -> dict[str, Any]:

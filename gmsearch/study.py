@@ -5,7 +5,7 @@ it.
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
@@ -17,8 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from gmsearch.architecture import Architecture
 from gmsearch.experiment import Experiment
 from gmsearch.gmnet import gmnet_within, without_gates
-from gmsearch.record import TrialRecord
-from gmsearch.run import RunFolder
+from gmsearch.record import Job, TrialRecord
+from gmsearch.run import RunFolder, read_curve
 from gmsearch.sampler import BudgetSampler
 from gmsearch.space import SearchSpace
 
@@ -30,13 +30,6 @@ _STATES = {
 
 
 STORAGE_ERRORS = (OptunaError, SQLAlchemyError)  # what a broken or locked study.db ends in
-
-
-class Job(NamedTuple):
-    """A trial to train: its number in the study and its network."""
-
-    number: int
-    architecture: Architecture
 
 
 class SearchStudy:
@@ -66,7 +59,7 @@ class SearchStudy:
         self._trials: dict[int, Trial] = {}
         for frozen in self._study.get_trials(deepcopy=False):
             self._remember(frozen)
-        self._unfinished = [Job(r.number, r.architecture) for r in self._with_state("running")]
+        self._unfinished = [self._job(r) for r in self._with_state("running")]
         self._baselines = list(self._missing_baselines())
 
     @property
@@ -157,14 +150,19 @@ class SearchStudy:
             number=trial.number,
             id=architecture.id,
             state="running",
-            architecture=architecture,
+            network=architecture,
+            seed=self._experiment.seed,
             macs=cost.macs,
             params=cost.params,
             activations=cost.activations,
             baseline=baseline,
             picks=dict(trial.params),
         )
-        return Job(trial.number, architecture)
+        return self._job(self.records[trial.number])
+
+    def _job(self, record: TrialRecord) -> Job:
+        folder = self._folder.trial_folder(record.id)
+        return Job(record.number, record.network, record.seed, folder)
 
     def _remember(self, frozen: FrozenTrial) -> None:
         """Takes a stored trial into `records`."""
@@ -177,13 +175,14 @@ class SearchStudy:
             number=frozen.number,
             id=notes["id"],
             state=_STATES[frozen.state],
-            architecture=Architecture.from_dict(notes["architecture"]),
+            network=Architecture.from_dict(notes["architecture"]),
+            seed=self._experiment.seed,
             macs=notes["macs"],
             params=notes["params"],
             activations=notes["activations"],
             baseline=notes["baseline"],
             picks=dict(frozen.params),
-            curve=notes.get("curve") or self._folder.read_curve(notes["id"]),
+            curve=notes.get("curve") or read_curve(self._folder.trial_folder(notes["id"])),
             reason=notes.get("reason"),
         )
         if frozen.state == TrialState.RUNNING:

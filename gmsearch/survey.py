@@ -112,7 +112,7 @@ def to_text(result: Survey) -> str:
     for architecture in result.samples:
         macs = format_size(space.cost(architecture).macs)
         lines.append(f"  {architecture.id}  {macs:>6}  {architecture.layout_in_words()}")
-        lines.append(f"  {'':10}  {'':6}  {architecture.gates_in_words()}")
+        lines.append(f"  {'':10}  {'':6}  {architecture.in_words()}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """The training loop: a generator that yields one result per epoch and knows nothing of who listens.
 
-    state = start(architecture, num_classes, recipe, seed=0)
+    state = start(network, num_classes, recipe, seed=0, resolution=32)
     for result in train(state, dataset, recipe, seed=0):
         ...  # save the state, report the result, or stop
 
@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,12 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gmsearch.architecture import Architecture
 from gmsearch.data.records import Dataset, Split
 from gmsearch.errors import TrainingError
-from gmsearch.model import build
+from gmsearch.network import Network
 from gmsearch.recipe import Recipe, learning_rate
+from gmsearch.weights import load_weights
+from gmsearch.zoo import build_network
 
 EVAL_BATCH_SIZE = 256
 
@@ -42,6 +44,7 @@ class EpochResult:
     loss: float  # cross-entropy on minival
     train_loss: float  # mean over the epoch, label smoothing included
     seconds: float  # of training and evaluation
+    images_per_second: float  # in training
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -75,20 +78,28 @@ class TrainingState:
 
 
 def start(
-    architecture: Architecture,
+    network: Network,
     num_classes: int,
     recipe: Recipe,
     *,
     seed: int,
+    resolution: int,
     device: str | torch.device = "cpu",
+    weights: Path | None = None,
 ) -> TrainingState:
-    """A fresh network and its optimizer. Seeds torch's global generator, from which the weights are
-    drawn.
+    """A network, fresh or with `weights` from a file, and its optimizer.
+
+    Seeds torch's global generator, from which fresh weights are drawn. Raises UserError where the
+    network cannot be made for images of `resolution` px, or the weights are not its own.
     """
     torch.manual_seed(seed)
     device = torch.device(device)
-    model = build(architecture, num_classes).to(memory_format=torch.channels_last).to(device)
-    groups = param_groups_weight_decay(model, recipe.weight_decay)
+    model = build_network(network, num_classes, resolution)
+    if weights is not None:
+        load_weights(model, weights)
+    model = model.to(memory_format=torch.channels_last).to(device)
+    spared: Any = getattr(model, "no_weight_decay", set)  # by name, as a model of timm may say
+    groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared())
     optimizer = torch.optim.AdamW(
         groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
     )
@@ -110,13 +121,15 @@ def train(
         began = time.perf_counter()
         generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
         train_loss = _train_epoch(state, images, labels, recipe, epoch, generator)
+        trained = time.perf_counter() - began
         if not math.isfinite(train_loss):
             raise TrainingError(f"the training loss is {train_loss} in epoch {epoch + 1}")
         model = state.model if state.ema is None else state.ema.module
         top1, loss = evaluate(model, *minival, recipe.precision)
         if not math.isfinite(loss):
             raise TrainingError(f"the minival loss is {loss} after epoch {epoch + 1}")
-        result = EpochResult(epoch + 1, top1, loss, train_loss, time.perf_counter() - began)
+        seconds, speed = time.perf_counter() - began, len(labels) / trained
+        result = EpochResult(epoch + 1, top1, loss, train_loss, seconds, speed)
         state.history.append(result)
         yield result
 

@@ -2,37 +2,47 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from gmsearch import checkpoint
-from gmsearch.architecture import Architecture
 from gmsearch.data.records import Dataset
 from gmsearch.errors import TrainingError
 from gmsearch.files import write_atomically
+from gmsearch.network import Network, network_to_json
 from gmsearch.recipe import Recipe
 from gmsearch.training import EpochResult, start, train
 
 
 def run_trial(
-    architecture: Architecture,
+    network: Network,
     dataset: Dataset,
     recipe: Recipe,
     folder: Path,
     *,
     seed: int,
     device: str = "cpu",
+    weights: Path | None = None,
 ) -> Iterator[list[EpochResult]]:
     """Trains a network from its last checkpoint in `folder`, if any; yields the whole curve after
-    each epoch.
+    each epoch. `weights` is a file to start from.
 
     Writes architecture.json, metrics.jsonl (one line per epoch) and checkpoint.pt. A finished trial
     yields its curve once. Raises TrainingError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        folder / "architecture.json", json.dumps(architecture.to_dict(), indent=2) + "\n"
+    write_atomically(folder / "architecture.json", network_to_json(network))
+    fresh = partial(
+        start,
+        network,
+        len(dataset.classes),
+        recipe,
+        seed=seed,
+        resolution=dataset.train.images.shape[1],
+        device=device,
+        weights=weights,
     )
-    state = start(architecture, len(dataset.classes), recipe, seed=seed, device=device)
+    state = fresh()
     saved = folder / "checkpoint.pt"
     for half_written in folder.glob(".checkpoint.pt.*"):  # by a worker that was killed
         half_written.unlink()
@@ -41,7 +51,7 @@ def run_trial(
             checkpoint.load(saved, state)
         except TrainingError:  # unreadable: the training is the same from its start
             saved.unlink()
-            state = start(architecture, len(dataset.classes), recipe, seed=seed, device=device)
+            state = fresh()
     if len(state.history) >= recipe.num_epochs:
         yield state.history
     for _ in train(state, dataset, recipe, seed=seed):

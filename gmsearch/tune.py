@@ -1,8 +1,8 @@
-"""Ray Tune trains the jobs of a study: the one door to Ray.
+"""Ray Tune trains the jobs of a search or a comparison: the one door to Ray.
 
-The study is the only truth. Ray gets a Searcher that asks it and a Callback that tells it; neither
-keeps anything, so nothing of Ray's has to be restored: a run that goes on is a fresh Tuner on the
-same study.
+The jobs are the only truth. Ray gets a Searcher that asks them and a Callback that tells them;
+neither keeps anything, so nothing of Ray's has to be restored: a run that goes on is a fresh Tuner
+on the same jobs.
 """
 
 import logging
@@ -11,11 +11,11 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
@@ -35,10 +35,10 @@ from ray.tune.search import Searcher  # noqa: E402
 
 from gmsearch.data.records import Dataset  # noqa: E402
 from gmsearch.errors import SettingsError, TrainingError  # noqa: E402
-from gmsearch.experiment import Experiment  # noqa: E402
+from gmsearch.experiment import Settings  # noqa: E402
+from gmsearch.jobs import Jobs, Listener  # noqa: E402
 from gmsearch.record import TrialRecord  # noqa: E402
 from gmsearch.run import RunFolder  # noqa: E402
-from gmsearch.study import SearchStudy  # noqa: E402
 
 WORKER_MEMORY = 1.2e9  # bytes of a worker with torch and timm, beside its share of the data
 MOST_FAILURES = 5  # trials that fail before one is complete: the cause is not in the networks
@@ -102,13 +102,13 @@ def live_nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def plan_resources(experiment: Experiment, nodes: Sequence[Mapping[str, float]]) -> Resources:
+def plan_resources(settings: Settings, nodes: Sequence[Mapping[str, float]]) -> Resources:
     """As many trials at once as GPUs, or else cores, allow; each gets its share of a node's cores.
 
     Raises SettingsError where so many, or even one, do not fit.
     """
     has_gpus = any(node.get("GPU") for node in nodes)
-    gpus = experiment.gpus_per_trial if has_gpus else 0.0
+    gpus = settings.gpus_per_trial if has_gpus else 0.0
     if gpus > 1 and gpus != int(gpus):
         raise SettingsError(f"--gpus-per-trial {gpus:g}; above one it must be a whole number")
 
@@ -122,11 +122,11 @@ def plan_resources(experiment: Experiment, nodes: Sequence[Mapping[str, float]])
             for node in nodes
         )
 
-    workers = experiment.workers
+    workers = settings.workers
     if workers is None:
         memory = sum(node.get("memory", 0) for node in nodes)
         most = slots(0.01) if has_gpus else min(slots(1), int(memory / WORKER_MEMORY))
-        workers = max(1, min(most, experiment.trials))
+        workers = max(1, min(most, settings.num_trials))
     shares = [*range(int(max(node.get("CPU", 1) for node in nodes)), 0, -1), 0.5, 0.25, 0.1, 0.01]
     share = next((share for share in shares if slots(share) >= workers), None)
     if share is None:
@@ -143,26 +143,16 @@ def _gpu_slots(available: float, gpus: float) -> int:
     return int(available) * int(1 / gpus + 1e-9) if gpus <= 1 else int(available // gpus)
 
 
-class Listener(Protocol):
-    """Who hears of a search while it runs."""
-
-    def update(self, records: Iterable[TrialRecord]) -> None:
-        """All trials as they stand, after every change."""
-
-    def finished(self, record: TrialRecord) -> None:
-        """One trial that is complete or failed."""
-
-
 def run_trials(
-    experiment: Experiment,
+    settings: Settings,
     resources: Resources,
     folder: RunFolder,
-    study: SearchStudy,
+    jobs: Jobs,
     dataset: Dataset,
-    listener: Listener,
+    listeners: Sequence[Listener],
 ) -> float | None:
-    """Trains until the study has no more jobs, the time is up, or the user stops it; the study then
-    has all.
+    """Trains until there are no more jobs, the time is up, or the user stops it; the jobs then have
+    all results.
 
     Returns when the first training began, on the clock of `time.time`.
     """
@@ -174,7 +164,7 @@ def run_trials(
 
         worker.train(config, dataset)
 
-    driver = _Driver(experiment, resources, folder, study, listener)
+    driver = _Driver(settings, resources, jobs, listeners)
     trainable = tune.with_resources(
         tune.with_parameters(train, dataset=dataset),
         {"cpu": resources.cpus, "gpu": resources.gpus},
@@ -182,12 +172,12 @@ def run_trials(
     for left_over in folder.path.glob(f"{SCRATCH}*"):  # by a driver that was killed
         shutil.rmtree(left_over, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder.path.absolute()))
-    hours = experiment.max_hours
+    hours = settings.max_hours
     try:
         tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=_AskStudy(driver),
+                search_alg=_Asks(driver),
                 num_samples=-1,
                 reuse_actors=True,
                 time_budget_s=None if hours is None else 3600 * hours,
@@ -195,7 +185,7 @@ def run_trials(
             run_config=tune.RunConfig(
                 storage_path=str(scratch),
                 name="tune",
-                callbacks=[_TellStudy(driver)],
+                callbacks=[_Tells(driver)],
                 failure_config=tune.FailureConfig(max_failures=MAX_LOST_WORKERS),
                 verbose=0,
             ),
@@ -210,21 +200,19 @@ def run_trials(
 
 
 class _Driver:
-    """What the searcher and the callback share: the study, and which trials run."""
+    """What the searcher and the callback share: the jobs, and which trials run."""
 
     def __init__(
         self,
-        experiment: Experiment,
+        settings: Settings,
         resources: Resources,
-        folder: RunFolder,
-        study: SearchStudy,
-        listener: Listener,
+        jobs: Jobs,
+        listeners: Sequence[Listener],
     ) -> None:
-        self.experiment = experiment
+        self.settings = settings
         self.resources = resources
-        self.folder = folder
-        self.study = study
-        self.listener = listener
+        self.jobs = jobs
+        self.listeners = listeners
         self.running: set[int] = set()
         self.first_training: float | None = None
         self.error: Exception | None = None
@@ -244,52 +232,58 @@ class _Driver:
         """
         if len(self.running) >= self.resources.workers:
             return None  # a proposal waits until the results before it are in
-        job = self.study.ask()
+        job = self.jobs.ask()
         if job is None:
             return Searcher.FINISHED
         self.running.add(job.number)
-        self.listener.update(self.study.records.values())
+        self.update()
         return {
             "number": job.number,
-            "architecture": job.architecture.to_dict(),
-            "recipe": asdict(self.experiment.recipe),
-            "seed": self.experiment.seed,
-            "folder": str(self.folder.trial_folder(job.architecture.id).absolute()),
+            "network": job.network.to_dict(),
+            "recipe": asdict(self.settings.recipe),
+            "seed": job.seed,
+            "folder": str(job.folder.absolute()),
+            "weights": None if job.weights is None else str(job.weights),
             "threads": self.resources.threads,
             "gpu": self.resources.gpus > 0,
         }
+
+    def update(self) -> None:
+        for listener in self.listeners:
+            listener.update(self.jobs.records.values())
 
     def on_result(self, number: int, result: dict[str, Any]) -> None:
         if number not in self.running:
             return  # Ray repeats the last result when a trial ends
         if "failed" in result:
-            self.finish(number, self.study.tell_failed(number, result["failed"]))
+            self.finish(number, self.jobs.tell_failed(number, result["failed"]))
             return
         if self.first_training is None:
             self.first_training = result["began"]
-        self.study.report(number, result["curve"])
-        if len(result["curve"]) >= self.experiment.recipe.num_epochs:
-            self.finish(number, self.study.tell(number))
+        self.jobs.report(number, result["curve"])
+        if len(result["curve"]) >= self.settings.recipe.num_epochs:
+            self.finish(number, self.jobs.tell(number))
         else:
-            self.listener.update(self.study.records.values())
+            self.update()
 
     def on_lost(self, number: int, reason: str) -> None:
         if number in self.running:
-            self.finish(number, self.study.tell_failed(number, reason))
+            self.finish(number, self.jobs.tell_failed(number, reason))
 
     def finish(self, number: int, record: TrialRecord) -> None:
         self.running.discard(number)
-        self.listener.update(self.study.records.values())
-        self.listener.finished(record)
-        states = [other.state for other in self.study.records.values()]
+        self.update()
+        for listener in self.listeners:
+            listener.finished(record)
+        states = [other.state for other in self.jobs.records.values()]
         if states.count("failed") >= MOST_FAILURES and "complete" not in states:
             raise TrainingError(
                 f"the first {MOST_FAILURES} trials failed, the last because: {record.reason}"
             )
 
 
-class _AskStudy(Searcher):
-    """Ray's question for the next trial, passed to the study."""
+class _Asks(Searcher):
+    """Ray's question for the next trial, passed to the jobs."""
 
     def __init__(self, driver: _Driver) -> None:
         super().__init__()
@@ -305,10 +299,10 @@ class _AskStudy(Searcher):
         """The callback hears of every ending, with more to tell."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study has it."""
+        """Nothing: the jobs have it."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the study has it."""
+        """Nothing: the jobs have it."""
 
     def get_state(self) -> dict[str, Any]:
         return {}
@@ -317,8 +311,8 @@ class _AskStudy(Searcher):
         return {}
 
 
-class _TellStudy(tune.Callback):
-    """What Ray says of its trials, passed to the study."""
+class _Tells(tune.Callback):
+    """What Ray says of its trials, passed to the jobs."""
 
     def __init__(self, driver: _Driver) -> None:
         self._driver = driver

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from ray import tune
 
-from gmsearch.architecture import Architecture
 from gmsearch.data.records import Dataset
+from gmsearch.network import network_from_dict
 from gmsearch.recipe import Recipe
 from gmsearch.trial import run_trial
 
@@ -25,12 +25,13 @@ def train(config: dict[str, Any], dataset: Dataset) -> None:
     began = time.time()
     try:
         curves = run_trial(
-            Architecture.from_dict(config["architecture"]),
+            network_from_dict(config["network"]),
             dataset,
             Recipe(**config["recipe"]),
             Path(config["folder"]),
             seed=config["seed"],
             device="cuda" if config["gpu"] else "cpu",
+            weights=None if config["weights"] is None else Path(config["weights"]),
         )
         for curve in curves:
             tune.report({"curve": [result.to_dict() for result in curve], "began": began})

@@ -332,6 +332,6 @@ def test_a_network_in_words():
     fc = Stage(width=32, depth=2, ratio=4, form="fc", placement="output", blocks="last")
     architecture = network(STAGE, STAGE, plain, fc)
     assert architecture.layout_in_words() == "w8-8-16-32 d2-2-2-2 r2-2-3-4 k7-7-3-7"
-    assert architecture.gates_in_words() == (
+    assert architecture.in_words() == (
         "1-2 relu6(h)·h; 3 no gate, gelu; 4 relu6(h)·Wh at output, last"
     )

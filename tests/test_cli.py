@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from test_data import make_folder
 
-from gmsearch.cli import default_name, main
+from gmsearch.cli import main
+from gmsearch.cli.flags import run_name
 from gmsearch.errors import SettingsError
-from gmsearch.experiment import make_experiment
-from gmsearch.run import RunFolder, write_experiment
+from gmsearch.experiment import Experiment, make_settings
+from gmsearch.run import RunFolder, write_settings
 from gmsearch.space_file import read_space_data
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
@@ -114,10 +115,10 @@ def test_a_broken_experiment_file_is_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("source", ["bands", "/data/my images (2)", "/data/größe.zip", "/", "a'b"])
 def test_any_data_makes_a_name_that_a_run_may_have(source):
-    name = default_name("gated", 300_000_000, source)
+    name = run_name("gated", "300M", Path(source).stem)
     assert name.startswith("gated-300M-")
     settings = {"name": name, "space": read_space_data(Path(TINY)), "budget": 30_000_000}
-    assert make_experiment(settings).name == name
+    assert make_settings(Experiment, settings).name == name
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -143,7 +144,7 @@ def test_a_mistake_that_shows_late_removes_a_run_only_if_nothing_is_trained(
 def test_a_broken_study_is_one_line_and_stays_as_it_is(tmp_path, capsys, junk):
     settings = {"name": "r", "space": read_space_data(Path(TINY)), "budget": 30_000_000}
     folder = RunFolder(tmp_path / "r")
-    write_experiment(folder, make_experiment(settings))
+    write_settings(folder, make_settings(Experiment, settings))
     folder.study_file.write_text(junk * 100)
     assert main(["resume", str(folder.path)]) == 2
     error = capsys.readouterr().err
@@ -151,7 +152,7 @@ def test_a_broken_study_is_one_line_and_stays_as_it_is(tmp_path, capsys, junk):
     assert folder.study_file.read_text() == junk * 100
 
 
-@pytest.mark.parametrize("verb", ["run", "resume", "space"])
+@pytest.mark.parametrize("verb", ["run", "resume", "space", "train", "compare", "profile"])
 def test_every_command_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])

@@ -11,25 +11,38 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "gmsearch"
 FLOORS = (
-    {"errors", "architecture", "cost", "gmnet", "pareto", "recipe", "record", "files", "interval"},
-    {"reading", "space", "space_file", "survey", "experiment", "run"},
-    {"data", "data.records", "data.bands", "data.images", "gates", "model", "depthwise"},
-    {"training", "checkpoint", "trial"},
-    {"sampler", "study", "console", "picture", "worker", "tune"},
-    {"search"},
-    {"cli", "__main__", ""},
+    {
+        *{"errors", "architecture", "cost", "gmnet", "network", "pareto", "recipe", "record"},
+        *{"files", "interval"},
+    },
+    {"references", "reading", "space", "space_file", "survey", "experiment", "run"},
+    {
+        *{"data", "data.records", "data.bands", "data.images"},
+        *{"depthwise", "gates", "block", "model", "registry", "weights", "counting", "zoo"},
+        *{"fvcore_count", "onnx_export"},
+    },
+    {"training", "checkpoint", "trial", "latency", "what"},
+    {"jobs", "sampler", "study", "console", "picture", "worker", "tune", "session"},
+    {"search", "compare", "profile"},
+    {"cli", "cli.flags", "cli.searching", "cli.networks", "__main__", ""},
 )
-TRAINING_CORE = ("gates", "model", "data", "training", "checkpoint", "trial")
+TRAINING_CORE = ("gates", "model", "zoo", "weights", "data", "training", "checkpoint", "trial")
 FOREIGN_TO_TRAINING = {"pydantic", "optuna", "ray", "rich", "yaml", "matplotlib"}
 # Which modules may import a package, wherever in the file.
 DOORS = {
-    "torch": {"gates", "model", "depthwise", "training", "checkpoint", "worker"},
-    "timm": {"gates", "model", "training"},
+    "torch": {
+        *{"depthwise", "gates", "block", "model", "registry", "weights", "counting", "zoo"},
+        *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
+    },
+    "timm": {"depthwise", "gates", "block", "model", "registry", "weights", "zoo", "training"},
     "ray": {"tune", "worker"},
     "optuna": {"sampler", "study"},
     "pydantic": {"reading", "space_file", "experiment"},
     "yaml": {"reading", "experiment"},
-    "rich": {"console", "search"},
+    "rich": {"console", "session", "profile"},
+    "fvcore": {"fvcore_count"},
+    "onnxruntime": {"onnx_export"},
+    "scipy": {"compare"},
     "matplotlib": {"picture"},
     "PIL": {"data.images"},
 }
@@ -141,7 +154,7 @@ from gmsearch.architecture import Architecture, Stage
 from gmsearch.recipe import Recipe
 stages = (Stage(width=4, depth=1, ratio=1, kernel=3),) * 4
 small = Architecture(stem_width=4, stem_activation="relu6", stages=stages)
-state = gmsearch.training.start(small, 4, Recipe(num_epochs=1), seed=0)
+state = gmsearch.training.start(small, 4, Recipe(num_epochs=1), seed=0, resolution=32)
 print(len(state.history), state.model(gmsearch.training.torch.zeros(2, 3, 32, 32)).shape)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from gmsearch.architecture import Architecture
 from gmsearch.cost import cost
 from gmsearch.errors import SettingsError
-from gmsearch.experiment import Experiment, make_experiment, read_experiment
+from gmsearch.experiment import Experiment, make_settings, read_settings
 from gmsearch.files import write_atomically
 from gmsearch.gmnet import gmnet, without_gates
 from gmsearch.recipe import Recipe
 from gmsearch.record import TrialRecord
-from gmsearch.run import RunFolder, check_run, write_experiment
+from gmsearch.run import RunFolder, check_run, write_settings
 from gmsearch.space_file import read_space, read_space_data
 
 TINY = Path(__file__).parents[1] / "search_spaces" / "tiny.yaml"
@@ -49,7 +49,7 @@ EFFORT = ("trials", "workers", "gpus_per_trial", "max_hours", "address")
 
 
 def experiment(**settings) -> Experiment:
-    return make_experiment({**BASE, **settings})
+    return make_settings(Experiment, {**BASE, **settings})
 
 
 # Experiments
@@ -75,7 +75,7 @@ def test_an_experiment_reads_back_from_yaml_as_it_was(tmp_path_factory, settings
     path = tmp_path_factory.getbasetemp() / "experiment.yaml"
     written = experiment(**{**settings, "recipe": recipe})
     path.write_text(written.to_yaml(), encoding="utf-8")
-    again = read_experiment(path)
+    again = read_settings(path)
     assert again == written
     assert again.to_yaml() == written.to_yaml()
     assert again.differences(written) == []
@@ -96,8 +96,8 @@ def test_a_setting_that_differs_is_named_with_both_values(name):
 def test_a_setting_inside_another_is_named_by_its_path():
     there, here = experiment(), experiment(recipe=Recipe(num_epochs=8), space=OTHER["space"])
     assert there.differences(here) == [
-        "space.name is tiny there and huge here",
         "recipe.num_epochs is 6 there and 8 here",
+        "space.name is tiny there and huge here",
     ]
     fixed = {key: value for key, value in BASE["space"].items() if key != "per_stage"}
     (difference,) = there.differences(experiment(space=fixed))
@@ -170,7 +170,7 @@ def test_a_mistake_in_an_experiment_file_is_refused_with_its_place(tmp_path, old
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
     with pytest.raises(SettingsError, match=f"^{path}{message}"):
-        read_experiment(path)
+        read_settings(path)
 
 
 def test_a_space_that_no_longer_reads_is_refused_with_the_file_and_the_axis():
@@ -193,10 +193,10 @@ def test_a_folder_that_is_missing_or_empty_is_free_and_stays_as_it_is(tmp_path):
 
 def test_a_run_with_the_same_settings_goes_on(tmp_path):
     folder = RunFolder(tmp_path / "deep" / "run")
-    write_experiment(folder, experiment())
+    write_settings(folder, experiment())
     assert check_run(folder, experiment()) is True
     assert check_run(folder, experiment(**{name: OTHER[name] for name in EFFORT})) is True
-    assert read_experiment(folder.experiment_file) == experiment()
+    assert read_settings(folder.experiment_file) == experiment()
     (environment,) = json.loads((folder.path / "environment.json").read_text())
     assert environment["command"] == sys.argv
     assert environment["packages"]["numpy"] == np.__version__
@@ -204,7 +204,7 @@ def test_a_run_with_the_same_settings_goes_on(tmp_path):
 
 def test_a_run_goes_on_with_the_same_data_only(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    write_experiment(folder, experiment(data_digest="0123456789ab"))
+    write_settings(folder, experiment(data_digest="0123456789ab"))
     assert check_run(folder, experiment()) is True  # the data is not read yet
     assert check_run(folder, experiment(data_digest="0123456789ab")) is True
     with pytest.raises(SettingsError, match="data_digest is 0123456789ab there and ba98 here"):
@@ -213,13 +213,13 @@ def test_a_run_goes_on_with_the_same_data_only(tmp_path):
 
 def test_a_run_with_other_settings_is_refused_with_the_first_three(tmp_path):
     folder = RunFolder(tmp_path)
-    write_experiment(folder, experiment())
+    write_settings(folder, experiment())
     other = {name: OTHER[name] for name in ("budget", "data", "seed", "sampler")}
     with pytest.raises(SettingsError) as refusal:
         check_run(folder, experiment(**other))
     assert str(refusal.value) == (
-        f"{tmp_path} exists with other settings (budget is 30000000 there and 40000000 here; "
-        "data is bands there and /data/imagenet here; seed is 0 there and 1 here); "
+        f"{tmp_path} exists with other settings (data is bands there and /data/imagenet here; "
+        "seed is 0 there and 1 here; budget is 30000000 there and 40000000 here); "
         "choose another --name"
     )
 
@@ -271,10 +271,10 @@ def test_a_run_that_was_killed_while_its_folder_was_made_starts_again(tmp_path, 
     folder = RunFolder(tmp_path / "run")
     interrupt(monkeypatch, after)
     with folder.locked(), pytest.raises(KeyboardInterrupt):
-        write_experiment(folder, experiment())
+        write_settings(folder, experiment())
     monkeypatch.undo()
     check_run(folder, experiment())
-    write_experiment(folder, experiment())
+    write_settings(folder, experiment())
     assert check_run(folder, experiment()) is True
 
 
@@ -319,7 +319,7 @@ def test_a_second_process_is_refused_until_the_first_is_gone_even_by_a_kill(tmp_
 def record(number, architecture, **values) -> TrialRecord:
     found = cost(architecture)
     costs = {"macs": found.macs, "params": found.params, "activations": found.activations}
-    return TrialRecord(number, architecture.id, architecture=architecture, **costs, **values)
+    return TrialRecord(number, architecture.id, network=architecture, **costs, **values)
 
 
 S1 = gmnet("gmnet_s1")

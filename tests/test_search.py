@@ -18,11 +18,13 @@ from test_data import make_folder
 
 from gmsearch import data
 from gmsearch.architecture import Architecture
-from gmsearch.experiment import read_experiment
+from gmsearch.experiment import read_settings
+from gmsearch.network import read_network
 from gmsearch.trial import run_trial
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "tiny.yaml"
 PATIENCE = 180  # seconds
+UNTIMED = {"seconds": None, "images_per_second": None}  # what differs from run to run
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, also as seen from IPv6
 
 
@@ -45,7 +47,7 @@ def curves(run_folder: Path) -> dict[str, list[dict]]:
     found = {}
     for file in run_folder.glob("trials/*/metrics.jsonl"):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
-        found[file.parent.name] = [{**line, "seconds": None} for line in lines]
+        found[file.parent.name] = [line | UNTIMED for line in lines]
     return found
 
 
@@ -56,12 +58,11 @@ def stored_states(run_folder: Path) -> list[str]:
 
 def uninterrupted(run_folder: Path, scratch: Path, trial_id: str) -> list[dict]:
     """The curve of a trial trained in this process, without Ray and without a stop."""
-    experiment = read_experiment(run_folder / "experiment.yaml")
+    experiment = read_settings(run_folder / "experiment.yaml")
     dataset = data.load(experiment.data, resolution=32, seed=0)
-    written = json.loads((run_folder / "trials" / trial_id / "architecture.json").read_text())
-    architecture = Architecture.from_dict(written)
+    architecture = read_network(run_folder / "trials" / trial_id / "architecture.json")
     *_, curve = run_trial(architecture, dataset, experiment.recipe, scratch / trial_id, seed=0)
-    return [{**result.to_dict(), "seconds": None} for result in curve]
+    return [result.to_dict() | UNTIMED for result in curve]
 
 
 def wait_until(condition, process: subprocess.Popen) -> None:

@@ -241,7 +241,7 @@ def test_the_gated_space_is_vast_and_holds_the_gate_of_gmnet():
     for choice in space.choices:
         picks[choice.name] = gate.get(choice.axis, picks[choice.name])
     architecture = space.decode(picks)
-    assert architecture.gates_in_words() == "1-4 relu6(h)·h"
+    assert architecture.in_words() == "1-4 relu6(h)·h"
     published = gmnet("gmnet_s1").stages[0]
     assert {stage.gate_in_words() for stage in architecture.stages} == {published.gate_in_words()}
     assert architecture.stem_activation == gmnet("gmnet_s1").stem_activation

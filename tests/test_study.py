@@ -6,9 +6,9 @@ from pathlib import Path
 import optuna
 import pytest
 
-from gmsearch.experiment import Experiment, make_experiment
+from gmsearch.experiment import Experiment, make_settings
 from gmsearch.gmnet import gmnet, gmnet_within, without_gates
-from gmsearch.run import RunFolder, write_experiment
+from gmsearch.run import RunFolder, write_settings
 from gmsearch.space_file import read_space, read_space_data
 from gmsearch.study import SearchStudy
 
@@ -28,13 +28,13 @@ def curve(*top1: float) -> list[dict]:
 @pytest.fixture
 def experiment() -> Experiment:
     data = read_space_data(SPACES / "tiny.yaml")
-    return make_experiment({"name": "r", "space": data, "budget": BUDGET, "trials": 5})
+    return make_settings(Experiment, {"name": "r", "space": data, "budget": BUDGET, "trials": 5})
 
 
 @pytest.fixture
 def open_study(tmp_path, experiment):
     folder = RunFolder(tmp_path / "r")
-    write_experiment(folder, experiment)
+    write_settings(folder, experiment)
     return lambda: SearchStudy(folder, experiment, experiment.search_space(folder.path))
 
 
@@ -46,18 +46,18 @@ def stored(tmp_path) -> list[optuna.trial.FrozenTrial]:
 def test_the_first_two_jobs_are_gmnet_at_the_budget_and_the_same_without_gates(open_study):
     study = open_study()
     first, second, third = study.ask(), study.ask(), study.ask()
-    assert first.architecture == gmnet_within(BUDGET, resolution=224, num_classes=1000)
-    assert second.architecture == without_gates(first.architecture)
+    assert first.network == gmnet_within(BUDGET, resolution=224, num_classes=1000)
+    assert second.network == without_gates(first.network)
     assert [study.records[n].baseline for n in range(3)] == ["GmNet", "no gates", None]
     space = read_space(SPACES / "tiny.yaml")
-    wider = gmnet("gmnet_s1", first.architecture.stages[0].width + 1)
-    assert space.cost(first.architecture).macs <= BUDGET < space.cost(wider).macs
-    assert third.architecture.id not in (first.architecture.id, second.architecture.id)
+    wider = gmnet("gmnet_s1", first.network.stages[0].width + 1)
+    assert space.cost(first.network).macs <= BUDGET < space.cost(wider).macs
+    assert third.network.id not in (first.network.id, second.network.id)
 
 
 def test_a_finished_trial_is_complete_with_its_values_and_curve(open_study, tmp_path):
     study = open_study()
-    number, architecture = study.ask()
+    number, architecture, *_ = study.ask()
     study.report(number, curve(10.0))
     study.report(number, curve(10.0, 12.5))
     record = study.tell(number)
@@ -127,7 +127,7 @@ def test_no_more_jobs_than_trials_and_more_when_asked_for_more(open_study, exper
 def test_a_reopened_study_knows_the_epochs_of_running_trials(open_study, tmp_path):
     study = open_study()
     job = study.ask()
-    folder = RunFolder(tmp_path / "r").trial_folder(job.architecture.id)
+    folder = RunFolder(tmp_path / "r").trial_folder(job.network.id)
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in curve(1.0, 2.0)))
     assert open_study().records[job.number].curve == curve(1.0, 2.0)
@@ -136,13 +136,13 @@ def test_a_reopened_study_knows_the_epochs_of_running_trials(open_study, tmp_pat
 def test_a_space_of_points_ends_when_all_are_tried(tmp_path):
     data = read_space_data(SPACES / "gmnet.yaml")
     settings = {"name": "r", "space": data, "budget": 3_000_000_000, "trials": 50}
-    experiment = make_experiment(settings)
+    experiment = make_settings(Experiment, settings)
     folder = RunFolder(tmp_path / "r")
-    write_experiment(folder, experiment)
+    write_settings(folder, experiment)
     study = SearchStudy(folder, experiment, experiment.search_space(folder.path))
     ids = []
     while (job := study.ask()) is not None:
-        ids.append(job.architecture.id)
+        ids.append(job.network.id)
     # Ten networks, less the one over budget (fc); the baselines are two more.
     assert len(ids) == len(set(ids)) == 2 + 9
     assert study.is_exhausted

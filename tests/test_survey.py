@@ -137,7 +137,7 @@ def test_the_text_says_what_the_figures_say(tiny):
         line = f"  {name} = {option}: the smallest network with it has {format_size(macs)} MACs"
         assert line in text.splitlines()
     for architecture in result.samples:
-        assert architecture.id in text and architecture.gates_in_words() in text
+        assert architecture.id in text and architecture.in_words() in text
     assert "◀ budget" in text and "◀ budget" not in to_text(survey(tiny))
 
 

@@ -54,16 +54,16 @@ def assert_same(first, second):
 
 
 def test_it_learns(dataset):
-    state = start(NET, 2, RECIPE, seed=0)
+    state = start(NET, 2, RECIPE, seed=0, resolution=32)
     assert results(state, dataset)[-1][1] == 100
 
 
 def test_two_runs_agree_bit_for_bit_and_seeds_differ(dataset):
-    states = [start(NET, 2, RECIPE, seed=0) for _ in range(2)]
+    states = [start(NET, 2, RECIPE, seed=0, resolution=32) for _ in range(2)]
     curves = [results(state, dataset) for state in states]
     assert curves[0] == curves[1]
     assert_same(weights(states[0]), weights(states[1]))
-    assert curves[0] != results(start(NET, 2, RECIPE, seed=1), dataset, seed=1)
+    assert curves[0] != results(start(NET, 2, RECIPE, seed=1, resolution=32), dataset, seed=1)
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
@@ -71,13 +71,15 @@ def test_a_training_that_stops_and_goes_on_equals_one_that_never_stopped(
     dataset, tmp_path, ema_decay
 ):
     recipe = replace(RECIPE, ema_decay=ema_decay)
-    whole = start(NET, 2, recipe, seed=0)
+    whole = start(NET, 2, recipe, seed=0, resolution=32)
     expected = results(whole, dataset, recipe)
 
-    stopped = start(NET, 2, recipe, seed=0)
+    stopped = start(NET, 2, recipe, seed=0, resolution=32)
     next(train(stopped, dataset, recipe, seed=0))
     checkpoint.save(tmp_path / "c.pt", stopped)
-    resumed = start(NET, 2, recipe, seed=123)  # other fresh weights, all to be overwritten
+    resumed = start(
+        NET, 2, recipe, seed=123, resolution=32
+    )  # other fresh weights, all to be overwritten
     checkpoint.load(tmp_path / "c.pt", resumed)
     assert results(resumed, dataset, recipe) == expected[1:]
     assert_same(weights(resumed), weights(whole))
@@ -85,19 +87,19 @@ def test_a_training_that_stops_and_goes_on_equals_one_that_never_stopped(
 
 
 def test_a_checkpoint_of_another_network_is_refused(dataset, tmp_path):
-    checkpoint.save(tmp_path / "c.pt", start(NET, 2, RECIPE, seed=0))
+    checkpoint.save(tmp_path / "c.pt", start(NET, 2, RECIPE, seed=0, resolution=32))
     with pytest.raises(TrainingError, match="not a checkpoint of this network"):
-        checkpoint.load(tmp_path / "c.pt", start(NET, 3, RECIPE, seed=0))
+        checkpoint.load(tmp_path / "c.pt", start(NET, 3, RECIPE, seed=0, resolution=32))
     for junk in (b"junk", b""):
         (tmp_path / "c.pt").write_bytes(junk)
         with pytest.raises(TrainingError, match="not a checkpoint of this network"):
-            checkpoint.load(tmp_path / "c.pt", start(NET, 2, RECIPE, seed=0))
+            checkpoint.load(tmp_path / "c.pt", start(NET, 2, RECIPE, seed=0, resolution=32))
 
 
 def test_a_trial_with_an_unreadable_checkpoint_starts_again(dataset, tmp_path):
     def curve(folder):
         *_, last = run_trial(NET, dataset, RECIPE, folder, seed=0)
-        return [replace(result, seconds=0) for result in last]
+        return [replace(result, seconds=0, images_per_second=0) for result in last]
 
     expected = curve(tmp_path / "a")
     (tmp_path / "b").mkdir()
@@ -109,11 +111,11 @@ def test_a_trial_with_an_unreadable_checkpoint_starts_again(dataset, tmp_path):
 def test_a_checkpoint_cannot_run_code(tmp_path):
     torch.save({"model": print}, tmp_path / "c.pt")
     with pytest.raises(TrainingError, match="not a checkpoint"):
-        checkpoint.load(tmp_path / "c.pt", start(NET, 2, RECIPE, seed=0))
+        checkpoint.load(tmp_path / "c.pt", start(NET, 2, RECIPE, seed=0, resolution=32))
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_with_a_reason(dataset):
-    state = start(NET, 2, RECIPE, seed=0)
+    state = start(NET, 2, RECIPE, seed=0, resolution=32)
     with torch.no_grad():
         state.model.head.weight.fill_(math.inf)
     with pytest.raises(TrainingError, match=r"the training loss is nan in epoch 1"):
@@ -123,7 +125,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_a_reason(dataset):
 def test_a_network_that_breaks_in_the_last_step_is_not_a_result(dataset):
     """The training losses are finite, since each is taken before its step: minival tells."""
     recipe = replace(RECIPE, num_epochs=1, batch_size=72, lr=10.0, clip_grad=0.0)
-    state = start(NET, 2, recipe, seed=0)
+    state = start(NET, 2, recipe, seed=0, resolution=32)
     state.optimizer.register_step_post_hook(lambda *_: state.model.head.weight.data.fill_(math.nan))
     with pytest.raises(TrainingError, match=r"the minival loss is nan after epoch 1"):
         results(state, dataset, recipe)
@@ -132,7 +134,7 @@ def test_a_network_that_breaks_in_the_last_step_is_not_a_result(dataset):
 def test_the_average_of_the_weights_is_what_is_evaluated(dataset):
     """With a decay near one the average stays where the fresh network was."""
     recipe = replace(RECIPE, ema_decay=0.99999, num_epochs=1)
-    state = start(NET, 2, recipe, seed=0)
+    state = start(NET, 2, recipe, seed=0, resolution=32)
     head = state.model.head.weight.clone()
     results(state, dataset, recipe)
     assert not torch.equal(state.model.head.weight, head)
@@ -142,8 +144,8 @@ def test_the_average_of_the_weights_is_what_is_evaluated(dataset):
 def test_one_step_is_adamw_with_clipping_on_the_smoothed_loss(dataset):
     """One batch by hand: torch's own parts in the plainest order."""
     recipe = Recipe(num_epochs=1, batch_size=72, warmup_epochs=0, crop_padding=0, flip=False)
-    state = start(NET, 2, recipe, seed=0)
-    reference = start(NET, 2, recipe, seed=0).model.train()
+    state = start(NET, 2, recipe, seed=0, resolution=32)
+    reference = start(NET, 2, recipe, seed=0, resolution=32).model.train()
     results(state, dataset, recipe)
 
     images = normalise(torch.from_numpy(dataset.train.images))
@@ -215,7 +217,7 @@ def test_normalise_is_torchvisions_in_channels_last():
 
 
 def test_evaluate_counts_every_image_once(dataset):
-    state = start(NET, 2, RECIPE, seed=0)
+    state = start(NET, 2, RECIPE, seed=0, resolution=32)
     images = torch.from_numpy(dataset.train.images).repeat(8, 1, 1, 1)  # more than a batch
     labels = torch.from_numpy(dataset.train.labels).repeat(8)
     top1, loss = evaluate(state.model, images, labels)
@@ -230,7 +232,7 @@ def test_evaluate_counts_every_image_once(dataset):
 
 def test_bf16_trains_too(dataset):
     recipe = replace(RECIPE, precision="bf16", num_epochs=1)
-    state = start(NET, 2, recipe, seed=0)
+    state = start(NET, 2, recipe, seed=0, resolution=32)
     (only,) = results(state, dataset, recipe)
     assert math.isfinite(only[3])
     assert state.model.head.weight.dtype == torch.float32
@@ -238,7 +240,7 @@ def test_bf16_trains_too(dataset):
 
 @pytest.mark.gpu
 def test_it_learns_on_a_gpu(dataset):
-    state = start(NET, 2, RECIPE, seed=0, device="cuda")
+    state = start(NET, 2, RECIPE, seed=0, resolution=32, device="cuda")
     assert results(state, dataset)[-1][1] == 100
 
 

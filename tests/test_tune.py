@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmsearch.errors import SettingsError
-from gmsearch.experiment import make_experiment
+from gmsearch.experiment import Experiment, make_settings
 from gmsearch.space_file import read_space_data
 from gmsearch.tune import Resources, plan_resources
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 def plan(nodes, **settings) -> Resources:
     base = {"name": "r", "space": SPACE, "budget": 30_000_000, "trials": 100}
-    experiment = make_experiment({**base, **settings})
+    experiment = make_settings(Experiment, {**base, **settings})
     return plan_resources(experiment, [{"memory": 64 * GB, **node} for node in nodes])
 
 

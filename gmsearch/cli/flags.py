@@ -1,0 +1,136 @@
+"""Flags that several verbs share, and what their words mean."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gmsearch.data import BUILT_IN
+from gmsearch.errors import SettingsError
+from gmsearch.recipe import Recipe
+from gmsearch.space import parse_size
+
+# What a run trains at unless told otherwise: (pixels, images in a batch).
+FIDELITIES = {"bands": (32, 32), "images": (128, 128)}
+LONGEST_NAME = 80  # of a run that was given none
+
+Verbs = "argparse._SubParsersAction[Parser]"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises SettingsError where argparse would print its usage and leave."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message}; see {self.prog} --help")
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """What networks are trained on, and how long."""
+    parser.add_argument(
+        "--data",
+        default=BUILT_IN,
+        metavar="SRC",
+        help="folder or zip in ImageNet layout (default: bands, made in memory)",
+    )
+    parser.add_argument("--name", help="of the run folder (default: from what is trained)")
+    parser.add_argument(
+        "--epochs", type=whole, default=6, metavar="E", help="of each training (default: 6)"
+    )
+    parser.add_argument(
+        "--resolution",
+        type=whole,
+        metavar="PX",
+        help="of the training images (default: 32 for bands, else 128)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=whole,
+        metavar="N",
+        help="images in a batch (default: 32 for bands, else 128)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of everything random (default: 0)"
+    )
+    parser.add_argument(
+        "--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs"
+    )
+
+
+def add_effort(parser: argparse.ArgumentParser) -> None:
+    """Flags that say how a run is carried out, not what it trains; they may change when it goes
+    on.
+    """
+    parser.add_argument(
+        "--workers",
+        type=whole,
+        metavar="N",
+        help="trainings at once (default: as cores or GPUs allow)",
+    )
+    parser.add_argument(
+        "--gpus-per-trial",
+        type=float,
+        metavar="F",
+        help="such as 0.5 for two trainings on a GPU (default: 1)",
+    )
+    parser.add_argument(
+        "--address", metavar="ADDR", help="of a Ray cluster (default: this machine)"
+    )
+    parser.add_argument(
+        "--max-hours", type=float, metavar="H", help="stop after H hours; resume goes on"
+    )
+
+
+def training(arguments: argparse.Namespace, *words: str) -> dict[str, Any]:
+    """The settings that `add_training` and `add_effort` ask for; `words` name a run that has no
+    name.
+    """
+    built_in = arguments.data == BUILT_IN
+    source = arguments.data if built_in else absolute(arguments.data)
+    resolution, batch_size = FIDELITIES["bands" if built_in else "images"]
+    name = arguments.name
+    return {
+        "name": run_name(*words, Path(source).stem) if name is None else name,
+        "data": source,
+        "resolution": arguments.resolution or resolution,
+        "recipe": Recipe(
+            num_epochs=arguments.epochs, batch_size=arguments.batch_size or batch_size
+        ),
+        "seed": arguments.seed,
+        **effort(arguments),
+    }
+
+
+def effort(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was said of the flags of `add_effort`."""
+    names = ("workers", "gpus_per_trial", "address", "max_hours")
+    given = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def run_name(*words: str) -> str:
+    """The name of a run that was given none: the same line finds its run again."""
+    text = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(words)).lstrip("-_.")
+    return text[:LONGEST_NAME]
+
+
+def absolute(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size; write 300M, 1.2G or 300000000"
+        ) from None
+
+
+def whole(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)

@@ -1,0 +1,147 @@
+"""The verbs of a search: run, resume, space."""
+
+import argparse
+import json
+from pathlib import Path
+
+from gmsearch.cli.flags import Parser, add_effort, add_training, effort, size, training, whole
+from gmsearch.errors import SettingsError
+from gmsearch.experiment import EFFORT, Comparison, Experiment, make_settings, read_settings
+from gmsearch.run import RunFolder
+from gmsearch.space import format_size
+from gmsearch.space_file import read_space, read_space_data
+
+STOPPED = 130  # the exit code after Ctrl-C, as shells have it
+
+
+def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    _add_run(verbs)
+    _add_resume(verbs)
+    _add_space(verbs)
+
+
+def _add_run(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    parser = verbs.add_parser(
+        "run",
+        help="search a space for the best networks within a budget",
+        description="Trains networks of a space and shows the front of accuracy against MACs. "
+        "The same line again goes on where it stopped.",
+        epilog="example: gmsearch run --space search_spaces/gated.yaml --budget 300M",
+    )
+    parser.add_argument(
+        "--space", type=Path, required=True, metavar="FILE", help="YAML of the space"
+    )
+    parser.add_argument(
+        "--budget",
+        type=size,
+        required=True,
+        metavar="MACS",
+        help="most MACs, such as 300M or 1.2G",
+    )
+    add_training(parser)
+    parser.add_argument(
+        "--trials", type=whole, default=20, metavar="N", help="networks to train (default: 20)"
+    )
+    parser.add_argument(
+        "--sampler", default="tpe", metavar="NAME", help="tpe, nsga2 or random (default: tpe)"
+    )
+    parser.add_argument(
+        "--objectives",
+        default="top1,macs",
+        metavar="LIST",
+        help="top1 and costs of macs, params, activations (default: top1,macs)",
+    )
+    add_effort(parser)
+    parser.set_defaults(run=_run)
+
+
+def _add_resume(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    parser = verbs.add_parser(
+        "resume",
+        help="go on with a run after a stop, a crash or a kill",
+        description="Goes on with a run: unfinished trainings from their last epoch, then new "
+        "ones.",
+        epilog="example: gmsearch resume runs/gated-300M-bands --trials 32",
+    )
+    parser.add_argument(
+        "folder", type=Path, metavar="RUN", help="the run folder, such as runs/NAME"
+    )
+    parser.add_argument(
+        "--trials", type=whole, metavar="N", help="networks to train in all (default: as before)"
+    )
+    add_effort(parser)
+    parser.set_defaults(run=_resume)
+
+
+def _add_space(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    parser = verbs.add_parser(
+        "space",
+        help="what a space holds, and what a budget leaves of it",
+        description="Counts a space: its networks, and what a budget leaves of it and rules out.",
+        epilog="example: gmsearch space search_spaces/gated.yaml --budget 300M",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="YAML of the space")
+    parser.add_argument(
+        "--budget", type=size, metavar="MACS", help="most MACs, such as 300M or 1.2G"
+    )
+    parser.add_argument("--json", action="store_true", help="plain numbers, for a program to read")
+    parser.set_defaults(run=_space)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    space = read_space(arguments.space)
+    settings = {
+        **training(arguments, space.name, format_size(arguments.budget)),
+        "space": read_space_data(arguments.space),
+        "budget": arguments.budget,
+        "objectives": tuple(arguments.objectives.split(",")),
+        "sampler": arguments.sampler,
+        "trials": arguments.trials,
+    }
+    experiment = make_settings(Experiment, settings)
+    return start_run(experiment, RunFolder(arguments.runs_dir / experiment.name))
+
+
+def _resume(arguments: argparse.Namespace) -> int:
+    folder = RunFolder(arguments.folder)
+    if not folder.experiment_file.exists():
+        raise SettingsError(
+            f"{folder.path} is not a run, it has no experiment.yaml; give a folder like runs/NAME"
+        )
+    before = read_settings(folder.experiment_file)
+    settings = dict(before)
+    for name in EFFORT:  # said anew in each session, but for how much there is to train
+        if name not in ("trials", "seeds"):
+            del settings[name]
+    settings |= {"data_digest": None, **effort(arguments)}
+    if arguments.trials:
+        if isinstance(before, Comparison):
+            raise SettingsError(f"{folder.path} is a comparison; it has --seeds, not --trials")
+        settings["trials"] = arguments.trials
+    return start_run(make_settings(type(before), settings), folder)
+
+
+def start_run(settings: Experiment | Comparison, folder: RunFolder) -> int:
+    """Runs a search or a comparison; returns the exit code."""
+    from gmsearch.session import Ending
+
+    if isinstance(settings, Experiment):
+        from gmsearch.search import run_search  # brings Optuna, which no other verb needs
+
+        ending = run_search(settings, folder)
+    else:
+        from gmsearch.compare import run_comparison  # brings torch, as the networks do
+
+        ending = run_comparison(settings, folder)
+    return STOPPED if ending is Ending.STOPPED else 0
+
+
+def _space(arguments: argparse.Namespace) -> int:
+    from gmsearch.survey import survey, to_dict, to_text
+
+    space = read_space(arguments.file)
+    if arguments.budget is not None:
+        space.check_budget(arguments.budget)
+    result = survey(space, arguments.budget)
+    print(json.dumps(to_dict(result), indent=2) if arguments.json else to_text(result))
+    return 0

@@ -1,0 +1,34 @@
+"""Where trainings come from, and who hears of them: what a search and a comparison share."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from gmsearch.record import EpochDict, Job, TrialRecord
+
+
+class Jobs(Protocol):
+    """Trainings to do, and the memory of what became of them: by number in `records`."""
+
+    records: dict[int, TrialRecord]
+
+    def ask(self) -> Job | None:
+        """The next training to do; None where nothing is left."""
+
+    def report(self, number: int, curve: list[EpochDict]) -> None:
+        """The curve of a running training, epochs before a restart included."""
+
+    def tell(self, number: int) -> TrialRecord:
+        """A training reached its last epoch."""
+
+    def tell_failed(self, number: int, reason: str) -> TrialRecord:
+        """A training failed, with the reason in one line."""
+
+
+class Listener(Protocol):
+    """Who hears of a run while it goes on."""
+
+    def update(self, records: Iterable[TrialRecord]) -> None:
+        """All trials as they stand, after every change."""
+
+    def finished(self, record: TrialRecord) -> None:
+        """One trial that is complete or failed."""

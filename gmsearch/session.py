@@ -1,0 +1,112 @@
+"""One session of a run: its folder checked and locked, its data read, its trainings done by Ray."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic
+
+from rich.console import Console
+
+from gmsearch import data
+from gmsearch.console import Display, make_console
+from gmsearch.errors import UserError
+from gmsearch.experiment import Run
+from gmsearch.jobs import Jobs, Listener
+from gmsearch.run import RunFolder, check_run, write_settings
+
+
+class Ending(Enum):
+    """How a session of a run ended."""
+
+    FINISHED = "all trials are done"
+    OUT_OF_TIME = "max_hours are over"
+    STOPPED = "stopped by the user"
+
+
+@dataclass(frozen=True)
+class Account:
+    """Where the wall time of a session went, in seconds; `trained` is summed over the workers."""
+
+    wall: float
+    start_up: float
+    trained: float
+    workers: int
+
+    def in_words(self) -> str:
+        available = self.wall * self.workers
+        trained, start_up = self.trained / available, self.start_up / self.wall
+        return (
+            f"{self.wall:.0f} s on {self.workers} workers: "
+            f"training {trained:.1%}, start-up {start_up:.1%}, "
+            f"the rest {max(0.0, 1 - trained - start_up):.1%}"
+        )
+
+
+@dataclass(frozen=True)
+class Session(Generic[Run]):
+    """What the parts of a run share while it is open."""
+
+    settings: Run
+    folder: RunFolder
+    dataset: data.Dataset
+    console: Console
+    began: float  # on the clock of `time.time`
+
+    def train(self, jobs: Jobs, listener: Listener) -> Account:
+        """Trains all jobs that are left on a Ray cluster; returns where the time went.
+
+        Raises TrainingError where every trial fails.
+        """
+        from gmsearch import tune  # takes two seconds to import, and a finished run does without
+
+        trained_before = sum(record.seconds for record in jobs.records.values())
+        with tune.cluster(self.settings.address):
+            resources = tune.plan_resources(self.settings, tune.live_nodes())
+            self.console.print(
+                f"{len(self.dataset.train):,} training and {len(self.dataset.minival):,} minival "
+                f"images of {len(self.dataset.classes)} classes; "
+                f"trials at once: {resources.workers}, cores for each: {resources.cpus:.2g}"
+                + (f", GPUs for each: {resources.gpus:g}" if resources.gpus else "")
+            )
+            with Display(self.console, self.settings) as display:
+                first_trial = tune.run_trials(
+                    self.settings, resources, self.folder, jobs, self.dataset, (display, listener)
+                )
+        wall = time.time() - self.began
+        trained = sum(record.seconds for record in jobs.records.values()) - trained_before
+        start_up = (first_trial or time.time()) - self.began
+        return Account(wall, start_up, trained, resources.workers)
+
+    def ending(self, finished: bool, account: Account | None) -> Ending:
+        """How the session ended, where `account` is None if nothing was left to train."""
+        if finished:
+            return Ending.FINISHED
+        hours = self.settings.max_hours
+        timed_out = hours is not None and account is not None and account.wall >= 3600 * hours
+        return Ending.OUT_OF_TIME if timed_out else Ending.STOPPED
+
+
+@contextmanager
+def open_session(settings: Run, folder: RunFolder) -> Iterator[Session[Run]]:
+    """Checks the folder, reads the data, and holds the run against a second driver.
+
+    Raises UserError; no folder is left behind by one where nothing was trained yet.
+    """
+    began = time.time()
+    console = make_console()
+    check_run(folder, settings)
+    with console.status(f"reading {settings.data} …"):
+        dataset = data.load(settings.data, resolution=settings.resolution, seed=settings.seed)
+    settings = settings.model_copy(update={"data_digest": dataset.digest})
+    with folder.locked():
+        existed = check_run(folder, settings)  # again: another driver may have made it meanwhile
+        try:
+            write_settings(folder, settings)
+            yield Session(settings, folder, dataset, console, began)
+        except UserError:
+            if not existed and not folder.trials_folder.exists():  # what is trained is never lost
+                shutil.rmtree(folder.path)
+            raise

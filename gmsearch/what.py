@@ -1,0 +1,81 @@
+"""WHAT on the command line: the ways to name a network.
+
+gmnet_s3                            a published variant
+gmnet@300M                          GmNet scaled to a budget of MACs at 224 px, 1000 classes
+gmnet@300M+activation=identity      any of these with other values in every stage
+mobilenetv3_large_100               a classifier of timm
+best.json                           an architecture's file
+runs/NAME:ID                        a network of a run
+"""
+
+from pathlib import Path
+from typing import Any
+
+from gmsearch.architecture import Architecture
+from gmsearch.errors import SettingsError
+from gmsearch.gmnet import VARIANTS, gmnet, gmnet_within, with_changes
+from gmsearch.network import Network, Peer, read_network
+from gmsearch.run import RunFolder
+from gmsearch.space import format_size, parse_size
+from gmsearch.zoo import is_peer, nearest_names
+
+CHANGES = ("activation", "placement", "form", "blocks", "kernel", "ratio", "downsampler")
+
+
+def resolve(what: str) -> Network:
+    """The network that a user names. Raises UserError that offers the nearest names."""
+    base, *changes = what.split("+")
+    network = _resolve_base(base)
+    if not changes:
+        return network
+    if isinstance(network, Peer):
+        raise SettingsError(f"{what!r}: only our own networks can be changed, not {network.name}")
+    return with_changes(network, **dict(_change(what, text) for text in changes))
+
+
+def _resolve_base(base: str) -> Network:
+    if base in VARIANTS:
+        return gmnet(base)
+    if base.startswith("gmnet@"):
+        return _scaled(base)
+    if base.endswith(".json") or Path(base).is_file():
+        return read_network(Path(base))
+    if ":" in base:
+        return _of_run(base)
+    if is_peer(base):
+        return Peer(base)
+    nearest = nearest_names(base)
+    offer = f"; nearest: {', '.join(nearest)}" if nearest else ""
+    raise SettingsError(f"no network is called {base!r}{offer}; give a name, a JSON file or RUN:ID")
+
+
+def _scaled(base: str) -> Architecture:
+    text = base.removeprefix("gmnet@")
+    try:
+        budget = parse_size(text)
+    except ValueError:
+        raise SettingsError(f"{base!r}: {text!r} is not a size; write gmnet@300M") from None
+    network = gmnet_within(budget)
+    if network is None:
+        raise SettingsError(f"{base!r}: no GmNet has {format_size(budget)} MACs or fewer")
+    return network
+
+
+def _of_run(base: str) -> Network:
+    path, _, network_id = base.rpartition(":")
+    folder = RunFolder(Path(path))
+    if not folder.experiment_file.exists():
+        raise SettingsError(f"{path} is not a run, it has no experiment.yaml; give runs/NAME:ID")
+    found = folder.find_trial(network_id)
+    if found is None:
+        raise SettingsError(f"{path} has no network {network_id!r}; its trials.csv lists the ids")
+    return read_network(found / "architecture.json")
+
+
+def _change(what: str, text: str) -> tuple[str, Any]:
+    field, equals, value = text.partition("=")
+    if not equals or field not in CHANGES:
+        raise SettingsError(
+            f"{what!r}: {text!r} is no change; write FIELD=VALUE, FIELD one of {', '.join(CHANGES)}"
+        )
+    return field, int(value) if value.isdecimal() else value

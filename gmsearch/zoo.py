@@ -1,0 +1,97 @@
+"""Networks as modules: ours, and the classifiers of timm that stand beside them."""
+
+import copy
+from difflib import get_close_matches
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from gmsearch.architecture import Architecture
+from gmsearch.cost import LayerCost, ledger
+from gmsearch.counting import count
+from gmsearch.depthwise import quicken
+from gmsearch.errors import SettingsError
+from gmsearch.gmnet import VARIANTS
+from gmsearch.model import build
+from gmsearch.network import Network
+
+NEAREST = 3  # names offered in the place of an unknown one
+
+
+def is_peer(name: str) -> bool:
+    """Whether timm has a classifier of this name, without tag, that is not one of ours."""
+    return "." not in name and timm.is_model(name) and name not in ("gmnet", *VARIANTS)
+
+
+def nearest_names(name: str) -> list[str]:
+    """The registered names that look most like `name`, at most NEAREST."""
+    return get_close_matches(name, _names(), n=NEAREST, cutoff=0.5)
+
+
+@cache
+def _names() -> list[str]:
+    return timm.list_models()
+
+
+def build_network(network: Network, num_classes: int, resolution: int) -> nn.Module:
+    """A network with fresh weights drawn from torch's global generator.
+
+    Peers get our depthwise convolutions, so that all train by the same means. Raises SettingsError
+    where timm cannot make the peer.
+    """
+    if isinstance(network, Architecture):
+        return build(network, num_classes)
+    if not is_peer(network.name):
+        raise SettingsError(f"{network.name}: timm {timm.__version__} has no such classifier")
+    fixed_size = timm.get_pretrained_cfg_value(network.name, "fixed_input_size")
+    settings: dict[str, Any] = {"img_size": resolution} if fixed_size else {}
+    try:
+        return quicken(timm.create_model(network.name, num_classes=num_classes, **settings))
+    except Exception as error:  # whatever a model of timm makes of a size or a number of classes
+        raise SettingsError(f"{network.name} at {resolution} px: {_first_line(error)}") from None
+
+
+def ledger_of(
+    network: Network, *, resolution: int = 224, num_classes: int = 1000
+) -> list[LayerCost]:
+    """The cost of every layer of a network, in the order in which they run."""
+    if isinstance(network, Architecture):
+        return ledger(network, resolution=resolution, num_classes=num_classes)
+    with torch.random.fork_rng(devices=[]):
+        return count(build_network(network, num_classes, resolution), resolution)
+
+
+def check_network(network: Network, num_classes: int, resolution: int) -> None:
+    """Raises SettingsError where a network cannot be trained on such images.
+
+    Runs one training step forward, on two images, without touching the global generator.
+    """
+    with torch.random.fork_rng(devices=[]):
+        model = build_network(network, num_classes, resolution)
+        check_resolution(network.id, model, resolution)
+        try:
+            logits = copy.deepcopy(model).train()(torch.rand(2, 3, resolution, resolution))
+        except Exception as error:
+            raise SettingsError(f"{network.id} at {resolution} px: {_first_line(error)}") from None
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+        raise SettingsError(
+            f"{network.id} is no plain classifier: it does not return one logit a class"
+        )
+
+
+def check_resolution(name: str, model: nn.Module, resolution: int) -> None:
+    """Raises SettingsError for images smaller than the strides of the network take."""
+    info = getattr(model, "feature_info", None) or [{}]
+    stride = info[-1].get("reduction", 1) if isinstance(info, list) else 1
+    if resolution < stride:
+        raise SettingsError(
+            f"resolution is {resolution} px, but {name} has a stride of {stride}; "
+            f"give {stride} px or more"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -14,8 +14,10 @@ from scipy.stats import t as student
 
 from gmsearch.console import comparison_table
 from gmsearch.cost import total
+from gmsearch.errors import TrainingError
 from gmsearch.experiment import Comparison
 from gmsearch.files import write_atomically
+from gmsearch.jobs import Writer
 from gmsearch.latency import EAGER, ONNX_RUNTIME, Latency, eager, measure, onnx
 from gmsearch.network import Network, network_from_dict
 from gmsearch.onnx_export import export_onnx
@@ -39,26 +41,41 @@ def run_comparison(comparison: Comparison, folder: RunFolder) -> Ending:
     with open_session(comparison, folder) as session:
         for network in networks.values():
             _check(session, network)
-        console = session.console
-        seeds = "1 seed" if comparison.seeds == 1 else f"{comparison.seeds} seeds"
-        console.print(
-            f"{comparison.name}: {len(networks)} networks, {seeds} each, "
-            f"{comparison.fidelity_in_words()}",
-            soft_wrap=True,
-        )
-        trainings = Trainings(comparison, folder, networks)
-        if trainings.records:
-            console.print(f"going on with {folder.path}: {len(trainings.records)} are trained")
-        tables = _Tables(folder)
-        account = None if trainings.is_finished else session.train(trainings, tables)
-        tables.update(trainings.records.values())
-        tables.write()
-        _answer(session, networks, trainings)
-        if account:
-            console.print(account.in_words())
-        if not trainings.is_finished:
-            console.print(f"next: gmsearch resume {folder.path}", markup=False, soft_wrap=True)
-        return session.ending(trainings.is_finished, account)
+        return _compare(session, networks)
+
+
+def _compare(session: Session[Comparison], networks: Mapping[str, Network]) -> Ending:
+    """Trains what is left to train, and answers."""
+    comparison, folder, console = session.settings, session.folder, session.console
+    console.print(
+        f"{comparison.name}: {_counted(len(networks), 'network')}, "
+        f"{_counted(comparison.seeds, 'seed')} each, {comparison.fidelity_in_words()}",
+        soft_wrap=True,
+    )
+    trainings = Trainings(comparison, folder, networks)
+    if trainings.records:
+        console.print(f"going on with {folder.path}: {len(trainings.records)} are trained")
+
+    def write_trials(records: list[TrialRecord]) -> None:
+        folder.write_trials(records, ["network", "seed"])
+
+    account = None if trainings.is_finished else session.train(trainings, Writer(write_trials))
+    write_trials(list(trainings.records.values()))
+    _answer(session, networks, trainings)
+    if account:
+        console.print(account.in_words())
+    failed = [record for record in trainings.records.values() if record.state == "failed"]
+    for record in failed:
+        console.print(f"failed: {record.name}, seed {record.seed}: {record.reason}", markup=False)
+    if failed and not any(record.state == "complete" for record in trainings.records.values()):
+        raise TrainingError("every training failed")
+    if not trainings.is_finished:
+        console.print(f"next: gmsearch resume {folder.path}", markup=False, soft_wrap=True)
+    return session.ending(trainings.is_finished, account)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _check(session: Session[Comparison], network: Network) -> None:
@@ -68,7 +85,8 @@ def _check(session: Session[Comparison], network: Network) -> None:
     check_network(network, num_classes, settings.resolution)
     if settings.weights is not None:
         model = build_network(network, num_classes, settings.resolution)
-        load_weights(model, Path(settings.weights))
+        if fresh := load_weights(model, Path(settings.weights)):
+            session.console.print(f"{settings.weights}: of other classes, so fresh: {fresh}")
 
 
 class Trainings:
@@ -148,30 +166,15 @@ class Trainings:
         return self._folder.trial_folder(f"{record.id}-seed{record.seed}")
 
 
-class _Tables:
-    """trials.csv, written whenever a training ends."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-        self._records: list[TrialRecord] = []
-
-    def update(self, records: Iterable[TrialRecord]) -> None:
-        self._records = list(records)
-
-    def finished(self, record: TrialRecord) -> None:
-        self.write()
-
-    def write(self) -> None:
-        self._folder.write_trials(self._records, ["network", "seed"])
-
-
 def _answer(
     session: Session[Comparison], networks: Mapping[str, Network], trainings: Trainings
 ) -> None:
     """Prints the table and writes it to comparison.json."""
     console, folder = session.console, session.folder
-    with console.status("measuring latency …"):
-        latencies = measure_latencies(networks)
+    latencies = {}
+    if trainings.is_finished:  # one who stops does not want to wait for it
+        with console.status("measuring latency …"):
+            latencies = measure_latencies(networks)
     rows = compared(session.settings, networks, trainings.records.values(), latencies)
     resolved = resolved_difference(rows, len(session.dataset.minival))
     console.print(comparison_table(rows))
@@ -219,6 +222,7 @@ def compared(
         top1s = [record.curve[-1]["top1"] for record in own]
         speeds = [epoch["images_per_second"] for record in own for epoch in record.curve]
         costs = total(ledger_of(network))
+        measured = latencies.get(network.id)
         rows.append(
             ComparedNetwork(
                 name=name,
@@ -230,8 +234,8 @@ def compared(
                 macs=costs.macs,
                 params=costs.params,
                 activations=costs.activations,
-                eager_ms=latencies[network.id][EAGER].median_ms,
-                onnx_ms=latencies[network.id][ONNX_RUNTIME].median_ms,
+                eager_ms=measured[EAGER].median_ms if measured else None,
+                onnx_ms=measured[ONNX_RUNTIME].median_ms if measured else None,
                 images_per_second=median(speeds) if speeds else None,
                 published=settings.published.get(name),
             )

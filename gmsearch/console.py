@@ -148,8 +148,8 @@ def comparison_table(rows: Sequence[ComparedNetwork]) -> Table:
             format_size(row.macs),
             format_size(row.params),
             format_size(row.activations),
-            f"{row.eager_ms:.1f}",
-            f"{row.onnx_ms:.1f}",
+            _or_nothing(row.eager_ms, ".1f"),
+            _or_nothing(row.onnx_ms, ".1f"),
             _or_nothing(row.images_per_second, ",.0f"),
         )
     return table

@@ -1,6 +1,6 @@
 """Where trainings come from, and who hears of them: what a search and a comparison share."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from gmsearch.record import EpochDict, Job, TrialRecord
@@ -32,3 +32,17 @@ class Listener(Protocol):
 
     def finished(self, record: TrialRecord) -> None:
         """One trial that is complete or failed."""
+
+
+class Writer:
+    """A listener that writes the tables of a run whenever a trial ends."""
+
+    def __init__(self, write: Callable[[list[TrialRecord]], None]) -> None:
+        self._write = write
+        self._records: list[TrialRecord] = []
+
+    def update(self, records: Iterable[TrialRecord]) -> None:
+        self._records = list(records)
+
+    def finished(self, record: TrialRecord) -> None:
+        self._write(self._records)

@@ -13,10 +13,11 @@ from rich.text import Text
 
 from gmsearch.cost import Cost, LayerCost, total
 from gmsearch.fvcore_count import FvcoreCount, explain, fvcore_count
+from gmsearch.gmnet import VARIANTS, gmnet
 from gmsearch.latency import Latency, eager, measure, onnx
 from gmsearch.network import Network, Peer
 from gmsearch.onnx_export import export_onnx
-from gmsearch.references import Reference, published_macs
+from gmsearch.references import Reference, published_macs, read_references
 from gmsearch.space import format_size
 from gmsearch.zoo import build_network, check_network, ledger_of
 
@@ -49,7 +50,6 @@ def profile(
     """
     check_network(network, num_classes, resolution)
     model = build_network(network, num_classes, resolution)
-    is_published = isinstance(network, Peer)
     return Profile(
         name=name,
         network=network,
@@ -57,9 +57,17 @@ def profile(
         num_classes=num_classes,
         rows=ledger_of(network, resolution=resolution, num_classes=num_classes),
         fvcore=fvcore_count(model, resolution),
-        published=published_macs(network.id, resolution) if is_published else [],
+        published=_published(network, resolution),
         latencies=_latencies(model, resolution, batch_size, threads),
     )
+
+
+def _published(network: Network, resolution: int) -> list[Reference]:
+    """What timm, or the paper, says of the network at this size."""
+    if isinstance(network, Peer):
+        return published_macs(network.name, resolution)
+    names = {v.replace("gmnet_s", "GmNet-S") for v in VARIANTS if gmnet(v) == network}
+    return [r for r in read_references() if r.name in names and r.image_size == resolution]
 
 
 def _latencies(

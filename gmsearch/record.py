@@ -76,8 +76,8 @@ class ComparedNetwork:
     macs: int
     params: int
     activations: int
-    eager_ms: float  # one image on one core, PyTorch
-    onnx_ms: float  # the same in ONNX Runtime
+    eager_ms: float | None  # one image on one core, PyTorch; None while the run goes on
+    onnx_ms: float | None  # the same in ONNX Runtime
     images_per_second: float | None  # of one worker in training, the median over epochs
     published: float | None = None
 

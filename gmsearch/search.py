@@ -2,11 +2,10 @@
 answer.
 """
 
-from collections.abc import Iterable
-
 from gmsearch.console import answer
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
+from gmsearch.jobs import Writer
 from gmsearch.picture import draw_front
 from gmsearch.record import TrialRecord, front_of
 from gmsearch.run import RunFolder
@@ -42,42 +41,21 @@ def _search(session: Session[Experiment], space: SearchSpace) -> Ending:
     )
     if study.records:
         console.print(f"going on with {session.folder.path}: {study.num_finished} trials are done")
-    tables = _Tables(session, space)
-    account = None if study.is_finished else session.train(study, tables)
-    tables.update(study.records.values())
-    _answer(session, study, tables, account)
+
+    def write_tables(records: list[TrialRecord]) -> None:
+        session.folder.write_trials(records, [choice.name for choice in space.choices])
+        session.folder.write_front(front_of(records, experiment.objectives))
+
+    account = None if study.is_finished else session.train(study, Writer(write_tables))
+    write_tables(list(study.records.values()))
+    _answer(session, study, account)
     return session.ending(study.is_finished, account)
 
 
-class _Tables:
-    """trials.csv and front.json, written whenever a trial ends."""
-
-    def __init__(self, session: Session[Experiment], space: SearchSpace) -> None:
-        self._session = session
-        self._choices = [choice.name for choice in space.choices]
-        self._records: list[TrialRecord] = []
-
-    def update(self, records: Iterable[TrialRecord]) -> None:
-        self._records = list(records)
-
-    def finished(self, record: TrialRecord) -> None:
-        self.write()
-
-    def write(self) -> None:
-        folder, objectives = self._session.folder, self._session.settings.objectives
-        folder.write_trials(self._records, self._choices)
-        folder.write_front(front_of(self._records, objectives))
-
-
-def _answer(
-    session: Session[Experiment], study: SearchStudy, tables: _Tables, account: Account | None
-) -> None:
-    """Writes front.json, trials.csv and front.png, and prints the table, the account and what to
-    type next.
-    """
+def _answer(session: Session[Experiment], study: SearchStudy, account: Account | None) -> None:
+    """Draws front.png, and prints the table, the account and what to type next."""
     experiment, folder, console = session.settings, session.folder, session.console
     records, num_minival = list(study.records.values()), len(session.dataset.minival)
-    tables.write()
     draw_front(folder.front_picture, experiment, records, num_minival)
     console.print(answer(experiment, records, num_minival))
     if account:

@@ -23,11 +23,12 @@ def filter_weights(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tens
     return {key.removeprefix("module."): value for key, value in inner.items()}
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path) -> str:
     """Loads a .safetensors file or a torch checkpoint, without running code from it.
 
-    Raises WeightsError for a file that cannot be read, for keys that are missing or left over, and
-    for tensors of other shapes; the model is then as it was.
+    A classifier for another number of classes stays fresh; returns its name, or nothing. Raises
+    WeightsError for a file that cannot be read, for keys that are missing or left over, and for
+    tensors of other shapes; the model is then as it was.
     """
     if not path.is_file():  # timm would log it besides
         raise WeightsError(f"{path}: no such file of weights")
@@ -37,23 +38,30 @@ def load_weights(model: nn.Module, path: Path) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(f"{path}: not readable as weights: {reason}") from None
     own = model.state_dict()
+    others = {k for k in own.keys() & state.keys() if state[k].shape != own[k].shape}
+    classifier = _classifier(model)
+    fresh = others if {key.rpartition(".")[0] for key in others} == {classifier} else set()
+    shapes = (
+        f"{key} is {tuple(state[key].shape)} and not {tuple(own[key].shape)}"
+        for key in others - fresh
+    )
     problems = [
         _listed("missing keys", own.keys() - state.keys()),
         _listed("keys that the network does not have", state.keys() - own.keys()),
-        _listed(
-            "other shapes",
-            (
-                f"{key} is {tuple(state[key].shape)} and not {tuple(own[key].shape)}"
-                for key in own.keys() & state.keys()
-                if state[key].shape != own[key].shape
-            ),
-        ),
+        _listed("other shapes", shapes),
     ]
     if any(problems):
-        raise WeightsError(
-            f"{path}: weights of another network: {'; '.join(filter(None, problems))}"
-        )
-    model.load_state_dict(state)
+        found = "; ".join(filter(None, problems))
+        raise WeightsError(f"{path}: weights of another network: {found}")
+    model.load_state_dict({**state, **{key: own[key] for key in fresh}})
+    return classifier if fresh else ""
+
+
+def _classifier(model: nn.Module) -> str:
+    """The name of the layer that gives the logits, of a model of timm's kind."""
+    get_classifier: Any = getattr(model, "get_classifier", lambda: None)
+    head = get_classifier()
+    return next((name for name, module in model.named_modules() if module is head), "")
 
 
 def _listed(what: str, keys: Iterable[str]) -> str:

@@ -125,8 +125,19 @@ def test_missing_and_extra_keys_are_named(trained, tmp_path):
 
 
 def test_other_shapes_are_named(trained, tmp_path):
-    fewer = trained | {"head.weight": trained["head.weight"][:40]}
-    refused(fewer, tmp_path, "other shapes: head.weight is (40, 16) and not (1000, 16)")
+    narrow = trained | {"norm.weight": trained["norm.weight"][:4]}
+    refused(narrow, tmp_path, "other shapes: norm.weight is (4,) and not (16,)")
+
+
+def test_a_head_for_other_classes_stays_fresh(trained, tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save(trained, file)
+    model = build(SMALL, num_classes=40)
+    head = model.head.weight.clone()
+    assert load_weights(model, file) == "head"
+    torch.testing.assert_close(model.head.weight, head)
+    torch.testing.assert_close(model.norm.weight, trained["norm.weight"])
+    assert load_weights(build(SMALL), file) == ""
 
 
 @pytest.mark.parametrize("contents", [b"", b"no weights", b"PK\x03\x04 cut off"])

@@ -1,0 +1,279 @@
+"""Trainings side by side: every seed once, nothing lost, and a table that can be checked."""
+
+import json
+import math
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from test_data import make_folder
+
+from gmsearch import data
+from gmsearch.compare import Trainings, compared, resolved_difference
+from gmsearch.cost import cost
+from gmsearch.experiment import Comparison, make_settings, read_settings
+from gmsearch.gmnet import ABLATIONS, gmnet, gmnet_within, with_changes
+from gmsearch.latency import Latency
+from gmsearch.network import Peer, network_from_dict
+from gmsearch.recipe import Recipe
+from gmsearch.record import ComparedNetwork, half_interval
+from gmsearch.run import RunFolder
+from gmsearch.trial import run_trial
+
+SMALL = gmnet("gmnet_s1", base_width=2)
+PEER = Peer("mobilenetv3_small_050")
+NETWORKS = {"ours": SMALL, "peer": PEER, "ours again": SMALL}
+UNTIMED = {"seconds": None, "images_per_second": None}  # what differs from run to run
+PATIENCE = 240  # seconds
+
+
+def comparison(**settings) -> Comparison:
+    networks = {name: network.to_dict() for name, network in NETWORKS.items()}
+    base = {"name": "c", "networks": networks, "seeds": 2, "recipe": Recipe(num_epochs=2)}
+    return make_settings(Comparison, {**base, **settings})
+
+
+def epoch(top1: float, number: int = 1) -> dict:
+    return {"epoch": number, "top1": top1, "seconds": 2.0, "images_per_second": 10.0 * number}
+
+
+@pytest.fixture
+def trainings(tmp_path) -> Trainings:
+    return Trainings(comparison(), RunFolder(tmp_path), NETWORKS)
+
+
+def test_every_network_trains_once_with_every_seed_all_networks_first(trainings):
+    jobs = list(iter(trainings.ask, None))
+    asked = [(job.network, job.seed) for job in jobs]
+    assert asked == [(SMALL, 0), (PEER, 0), (SMALL, 1), (PEER, 1)]
+    assert len({job.folder for job in jobs}) == 4 and not trainings.is_finished
+    assert jobs[1].folder.name == "mobilenetv3_small_050-seed0"
+
+
+def test_what_is_on_disk_is_done_and_the_rest_is_to_do(trainings, tmp_path):
+    for job, lines in zip(iter(trainings.ask, None), (2, 1), strict=False):
+        job.folder.mkdir(parents=True)
+        curve = [json.dumps(epoch(50.0, number)) + "\n" for number in (1, 2)]
+        (job.folder / "metrics.jsonl").write_text("".join(curve[:lines]))
+    again = Trainings(comparison(), RunFolder(tmp_path), NETWORKS)
+    assert [(r.number, r.state, r.top1) for r in again.records.values()] == [(0, "complete", 50.0)]
+    assert [job.number for job in iter(again.ask, None)] == [1, 2, 3]
+    more = Trainings(comparison(seeds=3), RunFolder(tmp_path), NETWORKS)
+    assert [job.number for job in iter(more.ask, None)] == [1, 2, 3, 4, 5]
+
+
+def test_a_failed_training_is_told_and_tried_again_next_time(trainings, tmp_path):
+    job = trainings.ask()
+    record = trainings.tell_failed(job.number, "the loss\nis nan")
+    assert (record.state, record.reason) == ("failed", "the loss is nan")
+    again = Trainings(comparison(), RunFolder(tmp_path), NETWORKS)
+    assert again.ask().number == job.number
+
+
+def test_rows_are_means_and_deviations_over_seeds(trainings):
+    top1s = {0: 40.0, 1: 20.0, 2: 43.0, 3: 21.0}
+    for job in iter(trainings.ask, None):
+        trainings.report(job.number, [epoch(1.0), epoch(top1s[job.number], 2)])
+        trainings.tell(job.number)
+    milliseconds = Latency("", "", 1, 1, 3.0, 2.0, 4.0, 20)
+    latencies = {
+        n.id: {"PyTorch eager": milliseconds, "ONNX Runtime": milliseconds}
+        for n in NETWORKS.values()
+    }
+    settings = comparison(published={"peer": 75.2})
+    ours, peer, again = compared(settings, NETWORKS, trainings.records.values(), latencies)
+    assert (ours.name, ours.id, ours.top1s) == ("ours", SMALL.id, [40.0, 43.0])
+    assert ours.top1 == 41.5 and ours.spread == pytest.approx(np.std([40, 43], ddof=1))
+    assert (ours.macs, ours.params, ours.activations) == cost(SMALL)[:3]
+    assert ours.images_per_second == 15.0 and ours.onnx_ms == 3.0
+    assert (again.name, again.top1s) == ("ours again", ours.top1s)
+    assert peer.published == 75.2 and ours.published is None
+    assert trainings.is_finished
+
+
+def row(network_id: str, *top1s: float) -> ComparedNetwork:
+    return ComparedNetwork(
+        name=network_id,
+        id=network_id,
+        words="",
+        top1s=list(top1s),
+        top1=statistics.fmean(top1s) if top1s else None,
+        spread=None,
+        macs=1,
+        params=1,
+        activations=1,
+        eager_ms=1,
+        onnx_ms=1,
+        images_per_second=1,
+    )
+
+
+def test_the_resolved_difference_is_that_of_a_t_test():
+    """Two means that far apart have p = 0.05 by scipy's own test."""
+    first, second = [50.0, 51.0, 53.0], [40.0, 42.0, 42.5]
+    found = resolved_difference([row("a", *first), row("b", *second), row("a", *first)], 500)
+    shift = statistics.fmean(first) - statistics.fmean(second) - found
+    assert stats.ttest_ind(first, [value + shift for value in second]).pvalue == pytest.approx(0.05)
+
+
+def test_with_one_seed_the_number_of_images_decides():
+    found = resolved_difference([row("a", 60.0), row("b", 40.0), row("c")], 500)
+    assert found == pytest.approx(math.sqrt(2) * half_interval(60.0, 500))
+    assert resolved_difference([row("c")], 500) is None
+
+
+def test_the_noise_of_seeds_is_resolved_as_often_as_promised():
+    """Among networks that are equal, 5 % of the differences are called real."""
+    rng = np.random.default_rng(0)
+    false_alarms = []
+    for _ in range(1000):
+        top1s = 50 + rng.standard_normal((4, 3))
+        found = resolved_difference([row(str(i), *own) for i, own in enumerate(top1s)], 500)
+        false_alarms.append(abs(top1s[0].mean() - top1s[1].mean()) > found)
+    assert np.mean(false_alarms) == pytest.approx(0.05, abs=0.02)
+
+
+def gmsearch(*words, **options) -> subprocess.CompletedProcess:
+    line = [sys.executable, "-m", "gmsearch", *map(str, words)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, **options)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("images") / "set", per_class=24, side=32)
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    """(the folder, what was printed) of a comparison of ours and a peer, two seeds each."""
+    runs = tmp_path_factory.mktemp("runs")
+    words = ["gmnet@30M", PEER.name, "gmnet@30M+form=self", "--data", images, "--resolution", 32]
+    line = ["compare", *words, "--epochs", 2, "--seeds", 2, "--runs-dir", runs, "--name", "c"]
+    done = gmsearch(*line)
+    assert done.returncode == 0, done.stderr
+    return runs / "c", done.stdout, line
+
+
+def test_compare_trains_what_a_search_would(finished, images, tmp_path):
+    """Each curve is that of the same training in this process, bit by bit."""
+    folder, _, _ = finished
+    settings = read_settings(folder / "experiment.yaml")
+    dataset = data.load(str(images), resolution=32, seed=0)
+    trials = sorted(path.name for path in (folder / "trials").iterdir())
+    ours = gmnet_within(30_000_000)
+    assert trials == sorted(f"{id}-seed{s}" for id in (ours.id, PEER.name) for s in (0, 1))
+    for name in (f"{ours.id}-seed1", f"{PEER.name}-seed0"):
+        network = ours if ours.id in name else PEER
+        *_, curve = run_trial(
+            network, dataset, settings.recipe, tmp_path / name, seed=int(name[-1])
+        )
+        lines = (folder / "trials" / name / "metrics.jsonl").read_text().splitlines()
+        untimed = [
+            {k: v for k, v in json.loads(line).items() if k not in UNTIMED} for line in lines
+        ]
+        assert untimed == [
+            {k: v for k, v in result.to_dict().items() if k not in UNTIMED} for result in curve
+        ]
+
+
+def test_the_table_is_that_of_the_files(finished):
+    folder, printed, _ = finished
+    trials = pd.read_csv(folder / "trials.csv")
+    assert list(trials.groupby("id").seed.apply(list)) == [[0, 1], [0, 1]]
+    document = json.loads((folder / "comparison.json").read_text())
+    first, peer, again = document["networks"]
+    assert first["top1"] == pytest.approx(trials[trials.id == first["id"]].top1.mean())
+    assert peer["spread"] == pytest.approx(trials[trials.id == PEER.name].top1.std())
+    assert again["top1s"] == first["top1s"] and again["name"] == "gmnet@30M+form=self"
+    assert first["macs"] == cost(gmnet_within(30_000_000)).macs
+    for network in document["networks"]:
+        line = next(
+            li for li in printed.splitlines() if li.strip().startswith(network["name"] + " ")
+        )
+        assert f"{network['top1']:.1f} ± {network['spread']:.1f}" in line
+    assert f"below {document['resolved_difference']:.1f} points are not resolved" in printed
+
+
+def test_a_finished_comparison_answers_without_training(finished):
+    folder, _, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("trials/*/*")}
+    again = gmsearch("resume", folder)
+    assert again.returncode == 0 and "4 are trained" in again.stdout
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("trials/*/*")} == before
+
+
+def test_another_comparison_does_not_take_its_folder(finished):
+    folder, _, line = finished
+    other = gmsearch(*("gmnet@40M" if word == "gmnet@30M" else word for word in line))
+    assert other.returncode == 2 and other.stderr.count("\n") == 1
+    assert "exists with other settings" in other.stderr
+    assert gmsearch("resume", folder, "--trials", 3).returncode == 2
+
+
+def test_profile_knows_the_networks_of_a_comparison(finished):
+    folder, _, _ = finished
+    network_id = gmnet_within(30_000_000).id
+    done = gmsearch("profile", f"{folder}:{network_id}", "--json", "--resolution", 32)
+    found = json.loads(done.stdout)
+    assert (
+        found["id"] == network_id
+        and found["macs"] == cost(gmnet_within(30_000_000), resolution=32).macs
+    )
+
+
+def test_the_ablation_is_the_papers():
+    settings = {}
+
+    def keep(comparison, folder):
+        settings["made"] = comparison
+        raise KeyboardInterrupt
+
+    from gmsearch import cli, compare
+
+    original, compare.run_comparison = compare.run_comparison, keep
+    try:
+        cli.main(["compare", "--preset", "ablation", "--budget", "60M"])
+    finally:
+        compare.run_comparison = original
+    made = settings["made"]
+    base = gmnet_within(60_000_000, variant="gmnet_s3")
+    networks = {name: network_from_dict(data) for name, data in made.networks.items()}
+    assert networks == {each.name: with_changes(base, **each.changes) for each in ABLATIONS}
+    assert len(networks) == 8 and len({network.id for network in networks.values()}) == 7
+    assert made.published["activation identity"] == 70.5
+    assert [len(base.stages), *(s.depth for s in base.stages)] == [4, 3, 3, 8, 3]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare"], "nothing to compare; name networks, or give --preset ablation"),
+        (["compare", "--preset", "all"], "invalid choice: 'all'"),
+        (["compare", "gmnet_s7"], "no network is called 'gmnet_s7'; nearest: gmnet_s"),
+        (["compare", "gmnet_s1", "--seeds", "0"], "'0' is not a whole number"),
+        (["compare", "--preset", "ablation", "--budget", "1M"], "too small for GmNet-S3"),
+        (["train"], "the following arguments are required: WHAT"),
+        (["train", "gmnet_s1", "mobilenetv2_100"], "unrecognized arguments: mobilenetv2_100"),
+        (["train", "gmnet_s1", "--resolution", "16"], "give 32 px or more"),
+        (["train", "maxvit_tiny_rw_224", "--resolution", "40"], "maxvit_tiny_rw_224 at 40 px"),
+        (["train", "gmnet_s1", "--weights", "no.pth"], "no.pth: no such file of weights"),
+        (["train", "gmnet_s1", "--data", "/nowhere"], "/nowhere: no such data"),
+        (["profile", "gmnet_s3", "--resolution", "16"], "give 32 px or more"),
+        (["profile", "setup.jsn"], "no network is called 'setup.jsn'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(words, message, tmp_path, monkeypatch, capsys):
+    from gmsearch.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert re.fullmatch(r"gmsearch: .*\n", error)
+    assert not list(tmp_path.glob("runs/*"))

@@ -13,6 +13,7 @@ import contextlib
 import csv
 import datetime
 import fcntl
+import glob
 import io
 import json
 import os
@@ -71,7 +72,7 @@ class RunFolder:
         """The folder of a network's trial, the first of its seeds in a comparison."""
         candidates = [
             self.trial_folder(network_id),
-            *self.trials_folder.glob(f"{network_id}-seed*"),
+            *self.trials_folder.glob(f"{glob.escape(network_id)}-seed*"),
         ]
         known = [path for path in candidates if (path / "architecture.json").is_file()]
         return min(known, key=lambda path: (len(path.name), path.name), default=None)

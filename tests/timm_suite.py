@@ -1,7 +1,6 @@
 """Runs timm's own published test suite over our models.
 
-    pip download --no-deps --no-binary :all: timm==VERSION && tar xzf timm-VERSION.tar.gz
-    python tests/timm_suite.py timm-VERSION/tests/test_models.py
+    make timm-suite
 
 The suite is not part of timm's wheel, only of its source archive. It asks timm for lists of models,
 by name filters and by the modules that support a feature; here each list holds our models alone, as

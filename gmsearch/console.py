@@ -77,7 +77,7 @@ class Display:
         running = [record for record in self._records if record.state == "running"]
         ended = [record for record in self._records if record.state != "running"]
         trials = Table(box=box.SIMPLE_HEAD, title="trials", title_justify="left")
-        for column in ("", "id", "top1", "epochs", "MACs", "params", "gates"):
+        for column in ("", "id", "top1", "epochs", "MACs", "params", "network"):
             trials.add_column(column, justify=_justify(column), no_wrap=True)
         for record in [*ended[-RECENT:], *running]:
             note = {"running": "▶", "failed": "✗"}.get(record.state, "")

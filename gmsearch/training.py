@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class EpochResult:
 
     epoch: int  # epochs trained so far, from 1
     top1: float
-    loss: float  # cross-entropy on minival
+    loss: float | None  # cross-entropy on minival; None where it is not finite for some image
     train_loss: float  # mean over the epoch, label smoothing included
     seconds: float  # of training and evaluation
     images_per_second: float  # in training
@@ -113,7 +113,8 @@ def train(
     """Trains from where `state` stands to the recipe's last epoch; yields after each, with `state`
     up to date.
 
-    Raises TrainingError where a loss, of training or on minival, is not finite.
+    Raises TrainingError where the training loss is not finite, or the logits of no minival image
+    are.
     """
     images, labels = _on_device(dataset.train, state.device)
     minival = _on_device(dataset.minival, state.device)
@@ -125,11 +126,12 @@ def train(
         if not math.isfinite(train_loss):
             raise TrainingError(f"the training loss is {train_loss} in epoch {epoch + 1}")
         model = state.model if state.ema is None else state.ema.module
-        top1, loss = evaluate(model, *minival, recipe.precision)
-        if not math.isfinite(loss):
-            raise TrainingError(f"the minival loss is {loss} after epoch {epoch + 1}")
+        top1, loss, num_finite = evaluate(model, *minival, recipe.precision)
+        if not num_finite:
+            raise TrainingError(f"no logits are finite on minival after epoch {epoch + 1}")
         seconds, speed = time.perf_counter() - began, len(labels) / trained
-        result = EpochResult(epoch + 1, top1, loss, train_loss, seconds, speed)
+        known_loss = loss if math.isfinite(loss) else None
+        result = EpochResult(epoch + 1, top1, known_loss, train_loss, seconds, speed)
         state.history.append(result)
         yield result
 
@@ -173,24 +175,39 @@ def _train_epoch(
     return total.item() / num_steps
 
 
+class Evaluation(NamedTuple):
+    """How a model does on some images."""
+
+    top1: float  # in per cent
+    loss: float  # mean cross-entropy, which a single image can make infinite
+    num_finite: int  # images with finite logits
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module, images: Tensor, labels: Tensor, precision: str = "fp32"
-) -> tuple[float, float]:
-    """(top1 in per cent, cross-entropy) of a model on uint8 images (N, side, side, 3) on its own
-    device.
+) -> Evaluation:
+    """Evaluates a model on uint8 images (N, side, side, 3) on its own device.
+
+    An image with logits that are not finite counts as wrong. They come from products of features
+    without a bound, such as h·h, where the running statistics of a BN lag behind the network: a few
+    images overflow, and the rest of the answer is as good as any.
     """
     model.eval()
-    correct = torch.zeros((), device=images.device)
-    total = torch.zeros((), device=images.device)
+    correct, total, num_finite = (torch.zeros((), device=images.device) for _ in range(3))
     for batch, target in zip(
         images.split(EVAL_BATCH_SIZE), labels.split(EVAL_BATCH_SIZE), strict=True
     ):
         with _autocast(images.device, precision):
             logits = model(normalise(batch)).float()
-        correct += (logits.argmax(1) == target).sum()
+        finite = logits.isfinite().all(1)
+        correct += (finite & (logits.argmax(1) == target)).sum()
         total += F.cross_entropy(logits, target, reduction="sum")
-    return 100 * correct.item() / len(labels), total.item() / len(labels)
+        num_finite += finite.sum()
+    num_images = len(labels)
+    return Evaluation(
+        100 * correct.item() / num_images, total.item() / num_images, int(num_finite.item())
+    )
 
 
 def augment(images: Tensor, index: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:

@@ -127,8 +127,35 @@ def test_a_network_that_breaks_in_the_last_step_is_not_a_result(dataset):
     recipe = replace(RECIPE, num_epochs=1, batch_size=72, lr=10.0, clip_grad=0.0)
     state = start(NET, 2, recipe, seed=0, resolution=32)
     state.optimizer.register_step_post_hook(lambda *_: state.model.head.weight.data.fill_(math.nan))
-    with pytest.raises(TrainingError, match=r"the minival loss is nan after epoch 1"):
+    with pytest.raises(TrainingError, match=r"no logits are finite on minival after epoch 1"):
         results(state, dataset, recipe)
+
+
+def test_images_that_overflow_count_as_wrong_and_not_as_a_failure(dataset):
+    """As with h·h, where the features of some images have no bound."""
+
+    class Overflows(torch.nn.Module):
+        def forward(self, x):
+            right = torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
+            return torch.where(torch.arange(len(x))[:, None] % 4 == 0, math.nan, right)
+
+    images, labels = torch.zeros(12, 8, 8, 3, dtype=torch.uint8), torch.ones(12, dtype=torch.int64)
+    found = evaluate(Overflows(), images, labels)
+    assert (found.top1, found.num_finite) == (75.0, 9) and math.isnan(found.loss)
+
+    state = start(NET, 2, RECIPE, seed=0, resolution=32)
+    run = train(state, dataset, RECIPE, seed=0)
+    overflows = [True, False]
+    state.model.head.register_forward_hook(
+        lambda module, _, logits: (
+            logits
+            if module.training or not overflows[0]
+            else torch.cat([logits[:1] * math.inf, logits[1:]])
+        )
+    )
+    assert next(run).loss is None
+    overflows[0] = False
+    assert next(run).loss > 0
 
 
 def test_the_average_of_the_weights_is_what_is_evaluated(dataset):
@@ -220,7 +247,7 @@ def test_evaluate_counts_every_image_once(dataset):
     state = start(NET, 2, RECIPE, seed=0, resolution=32)
     images = torch.from_numpy(dataset.train.images).repeat(8, 1, 1, 1)  # more than a batch
     labels = torch.from_numpy(dataset.train.labels).repeat(8)
-    top1, loss = evaluate(state.model, images, labels)
+    top1, loss, _ = evaluate(state.model, images, labels)
     state.model.eval()
     with torch.inference_mode():
         logits = torch.cat([state.model(normalise(image[None])) for image in images[:72]])

@@ -7,14 +7,13 @@ it is, each trained as a search trial is. Takes about four minutes on one core.
 """
 
 import argparse
-from dataclasses import replace
 
 import numpy as np
 import torch
 
 from gmsearch import data
 from gmsearch.architecture import Architecture
-from gmsearch.gmnet import gmnet_within
+from gmsearch.gmnet import gmnet_within, with_changes
 from gmsearch.recipe import Recipe
 from gmsearch.training import start, train
 
@@ -30,13 +29,8 @@ def ridge_regression(dataset: data.Dataset, strength: float) -> float:
 def trained(architecture: Architecture, dataset: data.Dataset, seed: int) -> float:
     """top1 on minival after the last epoch of a search trial."""
     state = start(architecture, len(dataset.classes), Recipe(), seed=seed, resolution=32)
-    *_, last = train(state, dataset, Recipe(), seed=seed, resolution=32)
+    *_, last = train(state, dataset, Recipe(), seed=seed)
     return last.top1
-
-
-def with_identity(architecture: Architecture) -> Architecture:
-    stages = tuple(replace(stage, activation="identity") for stage in architecture.stages)
-    return replace(architecture, stem_activation="identity", stages=stages)
 
 
 def main() -> None:
@@ -46,12 +40,13 @@ def main() -> None:
     torch.set_num_threads(1)
     gmnet = gmnet_within(300_000_000, resolution=224, num_classes=1000)
     assert gmnet is not None
+    identity = with_changes(gmnet, activation="identity")
     for seed in seeds:
         dataset = data.load("bands", resolution=32, seed=seed)
         linear = max(ridge_regression(dataset, strength) for strength in (10, 100, 1000))
         print(
             f"seed {seed}: ridge regression {linear:.1f}, "
-            f"identity network {trained(with_identity(gmnet), dataset, seed):.1f}, "
+            f"identity network {trained(identity, dataset, seed):.1f}, "
             f"GmNet {trained(gmnet, dataset, seed):.1f}",
             flush=True,
         )

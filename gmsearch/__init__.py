@@ -10,20 +10,21 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 
 class _WhenImported(MetaPathFinder):
-    """Finds timm once, like anyone else, and registers our models when it has been loaded."""
+    """Finds timm as the others do, and registers our models when it has been loaded."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         if name != "timm":
             return None
-        sys.meta_path.remove(self)
-        spec = PathFinder.find_spec(name, path, target)
+        others = (finder for finder in sys.meta_path if finder is not self)
+        specs = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
             spec.loader = _ThenRegister(spec.loader)
         return spec
@@ -43,7 +44,7 @@ class _ThenRegister(Loader):
         import_module("gmsearch.registry")
 
 
-if "timm" in sys.modules:
+if sys.modules.get("timm") is not None:
     import_module("gmsearch.registry")
 else:
     sys.meta_path.insert(0, _WhenImported())

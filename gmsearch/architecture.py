@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from gmsearch.errors import ArchitectureError
 
 NUM_STAGES = 4
+STRIDE = 32  # of the last feature map: the stem and each stage halve the size
 PLACEMENTS = ("none", "spatial", "expand", "output")
 BLOCKS = ("all", "alternate", "last")
 ACTIVATIONS = (

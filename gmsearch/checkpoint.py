@@ -32,6 +32,8 @@ def load(path: Path, state: TrainingState) -> None:
     try:
         saved = torch.load(path, map_location=state.device, weights_only=True)
         state.load_state_dict(saved)
+    except (OSError, MemoryError):  # of the machine: the file may be sound
+        raise
     except Exception as error:  # a broken file may make the reader stumble in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainingError(f"{path}: not a checkpoint of this network: {reason}") from error

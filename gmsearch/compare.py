@@ -1,31 +1,30 @@
-"""Networks trained alike, side by side: `gmsearch train` and `gmsearch compare`.
-
-A training is one network with one seed. What became of it lies in its own folder, trials/ID-seedS,
-and nowhere else.
-"""
+"""Networks trained alike, side by side: `gmsearch train` and `gmsearch compare`."""
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, median, stdev, variance
+from typing import NamedTuple
 
-from scipy.stats import t as student
+from rich.console import Console
+from scipy.stats import studentized_range
 
 from gmsearch.console import comparison_table
-from gmsearch.cost import total
-from gmsearch.errors import TrainingError
+from gmsearch.cost import Cost, total
+from gmsearch.errors import ExportError, TrainingError, WeightsError
 from gmsearch.experiment import Comparison
-from gmsearch.files import write_atomically
+from gmsearch.files import file_digest, write_atomically
 from gmsearch.jobs import Writer
 from gmsearch.latency import EAGER, ONNX_RUNTIME, Latency, eager, measure, onnx
 from gmsearch.network import Network, network_from_dict
 from gmsearch.onnx_export import export_onnx
-from gmsearch.record import ComparedNetwork, EpochDict, Job, TrialRecord, half_interval
-from gmsearch.run import RunFolder, read_curve
+from gmsearch.record import ComparedNetwork, TrialRecord, half_interval
+from gmsearch.run import RunFolder
 from gmsearch.session import Ending, Session, open_session
+from gmsearch.trainings import Trainings
 from gmsearch.weights import load_weights
-from gmsearch.zoo import build_network, check_network, ledger_of
+from gmsearch.zoo import build_deployed, build_network, check_network, ledger_of
 
 # Where networks are used, and so counted and timed, whatever they are trained on here.
 RESOLUTION, NUM_CLASSES = 224, 1000
@@ -39,12 +38,40 @@ def run_comparison(comparison: Comparison, folder: RunFolder) -> Ending:
     """
     networks = {name: network_from_dict(data) for name, data in comparison.networks.items()}
     with open_session(comparison, folder) as session:
+        batch_size, num_classes = comparison.recipe.batch_size, len(session.dataset.classes)
         for network in networks.values():
-            _check(session, network)
-        return _compare(session, networks)
+            check_network(network, num_classes, comparison.resolution, batch_size)
+            check_network(network, NUM_CLASSES, RESOLUTION, batch_size)
+        costs = {n.id: total(ledger_of(n)) for n in networks.values()}
+        trainings = Trainings(comparison, folder, networks, costs)
+        _check_weights(session, networks, trainings)
+        return _compare(session, networks, trainings, costs)
 
 
-def _compare(session: Session[Comparison], networks: Mapping[str, Network]) -> Ending:
+def _check_weights(
+    session: Session[Comparison], networks: Mapping[str, Network], trainings: Trainings
+) -> None:
+    """Raises WeightsError where trainings are still to start from weights that are not those of
+    the settings, or not of the network.
+    """
+    settings = session.settings
+    if settings.weights is None or trainings.all_begun:
+        return
+    path = Path(settings.weights)
+    for network in networks.values():
+        model = build_network(network, len(session.dataset.classes), settings.resolution)
+        if fresh := load_weights(model, path):
+            session.console.print(f"{path}: of other classes; {fresh} starts fresh", markup=False)
+    if file_digest(path) != settings.weights_digest:
+        raise WeightsError(f"{path}: not the file that this run began with; put that one back")
+
+
+def _compare(
+    session: Session[Comparison],
+    networks: Mapping[str, Network],
+    trainings: Trainings,
+    costs: Mapping[str, Cost],
+) -> Ending:
     """Trains what is left to train, and answers."""
     comparison, folder, console = session.settings, session.folder, session.console
     console.print(
@@ -52,22 +79,26 @@ def _compare(session: Session[Comparison], networks: Mapping[str, Network]) -> E
         f"{_counted(comparison.seeds, 'seed')} each, {comparison.fidelity_in_words()}",
         soft_wrap=True,
     )
-    trainings = Trainings(comparison, folder, networks)
     if trainings.records:
-        console.print(f"going on with {folder.path}: {len(trainings.records)} are trained")
+        console.print(f"going on with {folder.path}: {trainings.num_complete} are trained")
 
     def write_trials(records: list[TrialRecord]) -> None:
-        folder.write_trials(records, ["network", "seed"])
+        folder.write_trials(records, also=["name", "seed"])
 
     account = None if trainings.is_finished else session.train(trainings, Writer(write_trials))
-    write_trials(list(trainings.records.values()))
-    _answer(session, networks, trainings)
+    records = list(trainings.records.values())
+    write_trials(records)
+    latencies: dict[str, dict[str, Latency]] = {}
+    if trainings.is_finished:  # one who stops does not want to wait for it
+        with console.status("measuring latency …"):
+            latencies = measure_latencies(networks, console)
+    _answer(session, compared(comparison, networks, records, costs, latencies))
     if account:
         console.print(account.in_words())
-    failed = [record for record in trainings.records.values() if record.state == "failed"]
+    failed = [record for record in records if record.state == "failed"]
     for record in failed:
         console.print(f"failed: {record.name}, seed {record.seed}: {record.reason}", markup=False)
-    if failed and not any(record.state == "complete" for record in trainings.records.values()):
+    if failed and not trainings.num_complete:
         raise TrainingError("every training failed")
     if not trainings.is_finished:
         console.print(f"next: gmsearch resume {folder.path}", markup=False, soft_wrap=True)
@@ -78,129 +109,40 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _check(session: Session[Comparison], network: Network) -> None:
-    """Raises UserError for what would only come to light in a worker."""
-    settings = session.settings
-    num_classes = len(session.dataset.classes)
-    check_network(network, num_classes, settings.resolution)
-    if settings.weights is not None:
-        model = build_network(network, num_classes, settings.resolution)
-        if fresh := load_weights(model, Path(settings.weights)):
-            session.console.print(f"{settings.weights}: of other classes, so fresh: {fresh}")
-
-
-class Trainings:
-    """The jobs of a comparison: all networks with the first seed, then all with the second, …
-
-    Two names of one network share its trainings. `records` has those that run or have ended, by
-    number; one that failed is tried again in the next session.
-    """
-
-    def __init__(
-        self, comparison: Comparison, folder: RunFolder, networks: Mapping[str, Network]
-    ) -> None:
-        self._comparison = comparison
-        self._folder = folder
-        self.records: dict[int, TrialRecord] = {}
-        self._waiting: list[TrialRecord] = []
-        distinct: dict[str, tuple[str, Network]] = {}
-        for name, network in networks.items():
-            distinct.setdefault(network.id, (name, network))
-        planned = [
-            (seed, name, network)
-            for seed in range(comparison.seed, comparison.seed + comparison.seeds)
-            for name, network in distinct.values()
-        ]
-        costs = {network.id: total(ledger_of(network)) for network in networks.values()}
-        for number, (seed, name, network) in enumerate(planned):
-            record = TrialRecord(
-                number=number,
-                id=network.id,
-                state="running",
-                network=network,
-                macs=costs[network.id].macs,
-                params=costs[network.id].params,
-                activations=costs[network.id].activations,
-                name=name,
-                seed=seed,
-                picks={"network": name, "seed": seed},
-            )
-            record = replace(record, curve=read_curve(self._folder_of(record)))
-            if record.epochs >= comparison.recipe.num_epochs:
-                self.records[number] = replace(record, state="complete")
-            else:
-                self._waiting.append(record)
-
-    @property
-    def is_finished(self) -> bool:
-        return not self._waiting and all(r.state != "running" for r in self.records.values())
-
-    def ask(self) -> Job | None:
-        if not self._waiting:
-            return None
-        record = self._waiting.pop(0)
-        self.records[record.number] = record
-        weights = self._comparison.weights
-        return Job(
-            record.number,
-            record.network,
-            record.seed,
-            self._folder_of(record),
-            None if weights is None else Path(weights),
-        )
-
-    def report(self, number: int, curve: list[EpochDict]) -> None:
-        self.records[number] = replace(self.records[number], curve=curve)
-
-    def tell(self, number: int) -> TrialRecord:
-        return self._end(number, state="complete")
-
-    def tell_failed(self, number: int, reason: str) -> TrialRecord:
-        return self._end(number, state="failed", reason=" ".join(reason.split()))
-
-    def _end(self, number: int, state: str, reason: str | None = None) -> TrialRecord:
-        self.records[number] = replace(self.records[number], state=state, reason=reason)
-        return self.records[number]
-
-    def _folder_of(self, record: TrialRecord) -> Path:
-        return self._folder.trial_folder(f"{record.id}-seed{record.seed}")
-
-
-def _answer(
-    session: Session[Comparison], networks: Mapping[str, Network], trainings: Trainings
-) -> None:
-    """Prints the table and writes it to comparison.json."""
-    console, folder = session.console, session.folder
-    latencies = {}
-    if trainings.is_finished:  # one who stops does not want to wait for it
-        with console.status("measuring latency …"):
-            latencies = measure_latencies(networks)
-    rows = compared(session.settings, networks, trainings.records.values(), latencies)
-    resolved = resolved_difference(rows, len(session.dataset.minival))
+def _answer(session: Session[Comparison], rows: list[ComparedNetwork]) -> None:
+    """Prints the table and what it resolves, and writes both to comparison.json."""
+    console, folder, num_minival = session.console, session.folder, len(session.dataset.minival)
+    resolution = resolve_differences(rows, num_minival)
     console.print(comparison_table(rows))
-    if resolved is not None:
-        console.print(_in_words(resolved, session), soft_wrap=True)
+    if resolution is not None:
+        console.print(resolution.in_words(num_minival), soft_wrap=True)
     document = {
         "fidelity": session.settings.fidelity_in_words(),
-        "num_minival": len(session.dataset.minival),
+        "num_minival": num_minival,
         "counted_at": {"resolution": RESOLUTION, "num_classes": NUM_CLASSES},
-        "resolved_difference": resolved,
+        "resolved": None if resolution is None else resolution._asdict(),
         "networks": [asdict(row) for row in rows],
     }
     write_atomically(folder.comparison_file, json.dumps(document, indent=2) + "\n")
     console.print(f"wrote comparison.json and trials.csv to {folder.path}", soft_wrap=True)
 
 
-def measure_latencies(networks: Mapping[str, Network]) -> dict[str, dict[str, Latency]]:
+def measure_latencies(
+    networks: Mapping[str, Network], console: Console
+) -> dict[str, dict[str, Latency]]:
     """Milliseconds of one image on one core of this machine, by network id and runtime; all are
-    measured in turn.
+    measured in turn. A network that cannot be exported has none in ONNX Runtime.
     """
     subjects = []
     for network in {network.id: network for network in networks.values()}.values():
-        model = build_network(network, NUM_CLASSES, RESOLUTION)
-        exported = export_onnx(model, RESOLUTION)
+        model = build_deployed(network, NUM_CLASSES, RESOLUTION)
         subjects.append((network.id, eager(model, RESOLUTION, batch_size=1, threads=1)))
-        subjects.append((network.id, onnx(exported, RESOLUTION, batch_size=1, threads=1)))
+        try:
+            exported = export_onnx(model, RESOLUTION)
+        except ExportError as error:
+            console.print(f"{network.id}: {error}", markup=False, soft_wrap=True)
+        else:
+            subjects.append((network.id, onnx(exported, RESOLUTION, batch_size=1, threads=1)))
     found: dict[str, dict[str, Latency]] = {}
     measured = measure([subject for _, subject in subjects])
     for (network_id, _), latency in zip(subjects, measured, strict=True):
@@ -212,17 +154,21 @@ def compared(
     settings: Comparison,
     networks: Mapping[str, Network],
     records: Iterable[TrialRecord],
+    costs: Mapping[str, Cost],
     latencies: Mapping[str, Mapping[str, Latency]],
 ) -> list[ComparedNetwork]:
-    """A row for each name, in the order given, from the trainings that are complete."""
+    """A row for each name, in the order given, from the trainings that are complete; `costs` and
+    `latencies` are by network id.
+    """
     done = [record for record in records if record.state == "complete"]
     rows = []
     for name, network in networks.items():
         own = sorted((r for r in done if r.id == network.id), key=lambda record: record.seed)
         top1s = [record.curve[-1]["top1"] for record in own]
-        speeds = [epoch["images_per_second"] for record in own for epoch in record.curve]
-        costs = total(ledger_of(network))
-        measured = latencies.get(network.id)
+        speeds = [epoch.get("images_per_second") for record in own for epoch in record.curve]
+        known_speeds = [speed for speed in speeds if speed is not None]
+        macs, params, activations, _ = costs[network.id]
+        measured = latencies.get(network.id, {})
         rows.append(
             ComparedNetwork(
                 name=name,
@@ -231,45 +177,54 @@ def compared(
                 top1s=top1s,
                 top1=fmean(top1s) if top1s else None,
                 spread=stdev(top1s) if len(top1s) > 1 else None,
-                macs=costs.macs,
-                params=costs.params,
-                activations=costs.activations,
-                eager_ms=measured[EAGER].median_ms if measured else None,
-                onnx_ms=measured[ONNX_RUNTIME].median_ms if measured else None,
-                images_per_second=median(speeds) if speeds else None,
+                macs=macs,
+                params=params,
+                activations=activations,
+                eager_ms=measured[EAGER].median_ms if EAGER in measured else None,
+                onnx_ms=measured[ONNX_RUNTIME].median_ms if ONNX_RUNTIME in measured else None,
+                images_per_second=median(known_speeds) if known_speeds else None,
                 published=settings.published.get(name),
             )
         )
     return rows
 
 
-def resolved_difference(rows: Iterable[ComparedNetwork], num_minival: int) -> float | None:
-    """The smallest difference between two top1 that is more than noise, in points, 95 %.
+class Resolution(NamedTuple):
+    """What a comparison can tell apart, in points of top1, 95 %."""
 
-    With several seeds from their spread, pooled over the networks (Student's t); with one seed only
-    from the number of minival images, which leaves the noise of training out. None where nothing is
-    trained.
+    between: float | None  # two networks on these images; None where no network has two seeds
+    num_networks: int
+    fewest_seeds: int
+    half_interval: float  # of one top1 for new images, from the number of minival images
+
+    def in_words(self, num_minival: int) -> str:
+        images = f"{num_minival:,} minival images"
+        if self.between is None:
+            known = f"one top1 is known to ±{self.half_interval:.1f} points (95 %, {images})"
+            alone = "; with one seed each, the noise of training is not known"
+            return known + (alone if self.fewest_seeds == 1 else "")
+        return (
+            f"differences below {self.between:.1f} points are not resolved on these {images} "
+            f"(95 % over all pairs of {self.num_networks}, {self.fewest_seeds} seeds); for new "
+            f"images each top1 is known to ±{self.half_interval:.1f}"
+        )
+
+
+def resolve_differences(rows: Iterable[ComparedNetwork], num_minival: int) -> Resolution | None:
+    """The smallest difference of two means that is more than the noise of training.
+
+    Tukey's range test, with the spread pooled over the networks: among networks that are equal, no
+    pair of the table differs by more in 95 % of tables. None where nothing is trained.
     """
     seeds = {row.id: row.top1s for row in rows if row.top1s}
-    freedom = sum(len(top1s) - 1 for top1s in seeds.values())
     if not seeds:
         return None
-    if freedom == 0:
-        best = max(top1s[0] for top1s in seeds.values())
-        return 2**0.5 * half_interval(best, num_minival)
-    squares = sum((len(top1s) - 1) * variance(top1s) for top1s in seeds.values() if len(top1s) > 1)
+    half = max(half_interval(top1, num_minival) for top1s in seeds.values() for top1 in top1s)
     fewest = min(map(len, seeds.values()))
-    return student.ppf(0.975, freedom) * (squares / freedom * 2 / fewest) ** 0.5
-
-
-def _in_words(resolved: float, session: Session[Comparison]) -> str:
-    settings, images = session.settings, len(session.dataset.minival)
-    from_what = (
-        f"{settings.seeds} seeds each, spread pooled over the networks"
-        if settings.seeds > 1
-        else "from the number of images alone: one seed does not tell the noise of training"
-    )
-    return (
-        f"top1 on {images:,} minival images; differences below {resolved:.1f} points are not "
-        f"resolved by this run (95 %, {from_what})"
-    )
+    freedom = sum(len(top1s) - 1 for top1s in seeds.values())
+    if freedom == 0 or len(seeds) == 1:
+        return Resolution(None, len(seeds), fewest, half)
+    squares = sum((len(top1s) - 1) * variance(top1s) for top1s in seeds.values() if len(top1s) > 1)
+    quantile = float(studentized_range.ppf(0.95, len(seeds), freedom))
+    between = quantile * (squares / freedom / fewest) ** 0.5
+    return Resolution(between, len(seeds), fewest, half)

@@ -1,4 +1,4 @@
-"""What a user sees of a search: a live table in a terminal, plain lines elsewhere, and the answer
+"""What a user sees of a run: a live table in a terminal, plain lines elsewhere, and the answer
 at the end.
 """
 

@@ -52,7 +52,8 @@ def quicken(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if _is_plain_depthwise(child):
-                fast = DepthwiseConv2d(child.in_channels, child.kernel_size[0], bias=False)
+                with torch.device("meta"):  # no weights of its own, and none drawn
+                    fast = DepthwiseConv2d(child.in_channels, child.kernel_size[0], bias=False)
                 fast.weight, fast.bias = child.weight, child.bias
                 setattr(module, name, fast.train(child.training))
     return model
@@ -74,20 +75,24 @@ def _is_plain_depthwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = (saved.to(grad.dtype) for saved in ctx.saved_tensors)  # fp32 under autocast
         padding, width = weight.shape[-1] // 2, len(weight)
         # The gradient of a convolution that keeps the size is one with the kernel turned round.
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = F.conv2d(grad, weight.flip(2, 3), padding=padding, groups=width)
+        grad_weight = _weight_gradient(x, grad, weight) if ctx.needs_input_grad[1] else None
         grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
-        return grad_x, _weight_gradient(x, grad, weight), grad_bias
+        return grad_x, grad_weight, grad_bias
 
 
 def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:

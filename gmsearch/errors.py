@@ -7,6 +7,7 @@
     │   ├── SettingsError      a setting that is wrong, or contradicts its run folder
     │   ├── DataError          a data set that cannot be found or read
     │   └── WeightsError       weights that do not fit their network
+    ├── ExportError            a network that another format cannot hold
     └── TrainingError          a training that cannot go on; its trial fails, the search does not
 
 A message is one line: what, where, the value, and the remedy.
@@ -39,6 +40,10 @@ class DataError(UserError):
 
 class WeightsError(UserError):
     """Weights that cannot be read, or that are those of another network."""
+
+
+class ExportError(GmsearchError):
+    """A network that cannot be exported, because of an operator that the format does not have."""
 
 
 class TrainingError(GmsearchError):

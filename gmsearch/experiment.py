@@ -1,5 +1,6 @@
 """The resolved settings of a run, a search or a comparison: enough to run it again."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gmsearch.architecture import STRIDE
 from gmsearch.errors import SettingsError
 from gmsearch.reading import Document, read_yaml
 from gmsearch.recipe import Recipe
@@ -32,7 +34,7 @@ class Settings(BaseModel):
     data: str = "bands"  # "bands" or an absolute path
     data_digest: str | None = None  # of what was read; None before that
     resolution: int = Field(
-        default=32, ge=16, le=1024, strict=True
+        default=32, ge=8, le=1024, strict=True
     )  # pixels, of the training images
     recipe: Recipe = Recipe()
     seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
@@ -82,6 +84,11 @@ class Experiment(Settings):
 
     def model_post_init(self, context: Any) -> None:
         super().model_post_init(context)
+        if self.resolution < STRIDE:
+            raise SettingsError(
+                f"--resolution is {self.resolution}; the networks of a space have a stride of "
+                f"{STRIDE}: give {STRIDE} px or more"
+            )
         if self.sampler not in SAMPLERS:
             raise SettingsError(f"sampler {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
         costs = self.objectives[1:]
@@ -108,12 +115,14 @@ class Comparison(Settings):
 
     networks: dict[str, dict[str, Any]]  # what the user calls each, and its `to_dict`
     seeds: int = Field(default=1, ge=1, le=1000, strict=True)
-    weights: str | None = None  # an absolute path to start from; with one network only
+    weights: str | None = None  # an absolute path to start from
+    weights_digest: str | None = None
     published: dict[str, float] = {}  # top1 that a paper gives, by the same names
 
     @property
     def num_trials(self) -> int:
-        return len(self.networks) * self.seeds
+        distinct = {json.dumps(network, sort_keys=True) for network in self.networks.values()}
+        return len(distinct) * self.seeds
 
 
 Run = TypeVar("Run", bound=Settings)
@@ -135,12 +144,14 @@ def make_settings(kind: type[Run], settings: Mapping[str, Any]) -> Run:
 def read_settings(path: Path) -> Experiment | Comparison:
     """Reads an experiment.yaml. Raises SettingsError."""
     document = read_yaml(path, SettingsError)
-    if "networks" in document.data:
+    if isinstance(document.data, dict) and "networks" in document.data:
         return document.parse(Comparison)
     return document.parse(Experiment)
 
 
 def _differences(there: Any, here: Any, place: str = "") -> list[str]:
+    if place == "networks" and list(there) != list(here):
+        return [f"networks are {', '.join(there)} there and {', '.join(here)} here"]
     if isinstance(there, dict) and isinstance(here, dict):
         keys = [key for key in {**there, **here} if place or key not in EFFORT]
         return [

@@ -1,5 +1,6 @@
-"""Writing files that are whole or not there."""
+"""Writing files that are whole or not there, and telling files apart."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -12,3 +13,9 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of a file's contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

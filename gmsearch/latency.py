@@ -1,6 +1,5 @@
 """How long a network takes for a batch of images: PyTorch on a CPU or GPU, ONNX Runtime on a CPU.
 
-    measure_eager(model, 224, batch_size=1, threads=1)
     measure([eager(model, 224, 1), eager(other, 224, 1), onnx(export_onnx(model, 224), 224, 1)])
 
 Clock rates and neighbours on a machine change within minutes. Networks to be compared are therefore
@@ -23,18 +22,18 @@ from gmsearch.onnx_export import OrtNetwork
 
 EAGER, ONNX_RUNTIME = "PyTorch eager", "ONNX Runtime"
 
-WARM_UP = 3  # untimed runs of every network at the start
-BLOCK = 5  # timed runs in a row, after an untimed one that fills the caches
-MIN_REPEATS, MAX_REPEATS = 20, 200
-MIN_MS = 1000.0  # of timed runs in all, unless MAX_REPEATS come first
+WARM_UP = 2  # runs that say how long one takes
+ROUNDS = 10  # of all subjects in turn
+MIN_BLOCK, MAX_BLOCK = 2, 20  # timed runs in a row, after an untimed one that fills the caches
+BLOCK_MS = 100.0
 
 CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
 class Latency:
-    """The time of one batch in fp32: the median of all repeats and their quartiles, between which
-    half of them lie.
+    """The time of one batch in fp32, on a GPU with torch's own choice of TF32: the median of all
+    repeats and their quartiles, between which half of them lie.
     """
 
     runtime: str  # EAGER or ONNX_RUNTIME
@@ -60,29 +59,6 @@ class Subject:
     device: str
     batch_size: int
     threads: int | None
-
-
-def measure_eager(
-    model: nn.Module,
-    resolution: int,
-    batch_size: int,
-    threads: int | None = None,
-    device: str | torch.device = "cpu",
-    in_chans: int = 3,
-) -> Latency:
-    """The time of one network in PyTorch; the arguments are those of `eager`."""
-    return measure([eager(model, resolution, batch_size, threads, device, in_chans)])[0]
-
-
-def measure_onnx(
-    exported: bytes,
-    resolution: int,
-    batch_size: int,
-    threads: int | None = None,
-    in_chans: int = 3,
-) -> Latency:
-    """The time of one exported network; the arguments are those of `onnx`."""
-    return measure([onnx(exported, resolution, batch_size, threads, in_chans)])[0]
 
 
 def eager(
@@ -136,17 +112,20 @@ def onnx(
 
 
 def measure(subjects: Sequence[Subject]) -> list[Latency]:
-    """The time of every subject, in their order, measured in turn.
+    """The time of every subject, in their order.
 
-    Each has MIN_REPEATS timed runs at least and goes on until they add up to MIN_MS or are
-    MAX_REPEATS. The number of torch's threads is afterwards what it was.
+    They are taken in turn, ROUNDS times, a block of runs each: a slow while of the machine hits all
+    alike. A block has MIN_BLOCK runs at least, and more where they are short, up to MAX_BLOCK or
+    BLOCK_MS. The number of torch's threads is afterwards what it was.
     """
-    times: list[list[float]] = [[] for _ in subjects]
+    blocks = []
     for subject in subjects:
-        _run(subject, timed=0, untimed=WARM_UP)
-    while waiting := [pair for pair in zip(subjects, times, strict=True) if not _enough(pair[1])]:
-        for subject, known in waiting:
-            known += _run(subject, timed=BLOCK, untimed=1)
+        fastest = min(_run(subject, timed=WARM_UP, untimed=1))
+        blocks.append(max(MIN_BLOCK, min(MAX_BLOCK, round(BLOCK_MS / fastest))))
+    times: list[list[float]] = [[] for _ in subjects]
+    for _ in range(ROUNDS):
+        for subject, block, known in zip(subjects, blocks, times, strict=True):
+            known += _run(subject, timed=block, untimed=1)
     return [_latency(subject, known) for subject, known in zip(subjects, times, strict=True)]
 
 
@@ -171,10 +150,6 @@ def _run(subject: Subject, *, timed: int, untimed: int) -> list[float]:
             subject.run()
             times.append(1000 * (time.perf_counter() - began))
     return times
-
-
-def _enough(times: list[float]) -> bool:
-    return len(times) >= MIN_REPEATS and (sum(times) >= MIN_MS or len(times) >= MAX_REPEATS)
 
 
 def _latency(subject: Subject, times: list[float]) -> Latency:

@@ -9,6 +9,8 @@ take its place.
 
 import copy
 import warnings
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,15 +20,15 @@ import torch
 from torch import nn
 from torch.jit import TracerWarning
 
+from gmsearch.errors import ExportError
+
 INPUT, OUTPUT = "image", "logits"
 
 
 def export_onnx(model: nn.Module, resolution: int, in_chans: int = 3) -> bytes:
     """A network in eval mode and fp32 as the bytes of an ONNX file, for square images of
     `resolution` pixels and any batch size: (N, in_chans, H, W) `image` to (N, num_classes)
-    `logits`. The model stays as it is.
-
-    Raises torch's own errors for operators that cannot be exported.
+    `logits`. The model stays as it is. Raises ExportError.
     """
     copied = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
     images = torch.zeros(2, in_chans, resolution, resolution)  # not 1, which might be broadcast
@@ -39,15 +41,20 @@ def export_onnx(model: nn.Module, resolution: int, in_chans: int = 3) -> bytes:
         warnings.simplefilter("ignore", TracerWarning)
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # left undone; harmless
         path = Path(folder) / "network.onnx"
-        torch.onnx.export(
-            copied,
-            (images,),
-            path,
-            dynamo=False,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
-        )
+        try:
+            with redirect_stdout(StringIO()):  # the exporter prints the graph where it stumbles
+                torch.onnx.export(
+                    copied,
+                    (images,),
+                    path,
+                    dynamo=False,
+                    input_names=[INPUT],
+                    output_names=[OUTPUT],
+                    dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                )
+        except Exception as error:  # each operator stumbles in its own way
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ExportError(f"cannot be exported to ONNX: {reason}") from error
         return path.read_bytes()
 
 

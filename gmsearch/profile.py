@@ -12,14 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from gmsearch.cost import Cost, LayerCost, total
+from gmsearch.errors import ExportError
 from gmsearch.fvcore_count import FvcoreCount, explain, fvcore_count
 from gmsearch.gmnet import VARIANTS, gmnet
-from gmsearch.latency import Latency, eager, measure, onnx
+from gmsearch.latency import Latency, Subject, eager, measure, onnx
 from gmsearch.network import Network, Peer
 from gmsearch.onnx_export import export_onnx
 from gmsearch.references import Reference, published_macs, read_references
 from gmsearch.space import format_size
-from gmsearch.zoo import build_network, check_network, ledger_of
+from gmsearch.zoo import build_deployed, check_network, ledger_of
 
 BYTES = 4  # of an element in fp32
 
@@ -36,6 +37,7 @@ class Profile:
     fvcore: FvcoreCount
     published: list[Reference]
     latencies: list[Latency]
+    remarks: list[str]  # on what could not be done
 
     @property
     def cost(self) -> Cost:
@@ -49,7 +51,8 @@ def profile(
     threads and on the GPU where there is one. Raises SettingsError.
     """
     check_network(network, num_classes, resolution)
-    model = build_network(network, num_classes, resolution)
+    model = build_deployed(network, num_classes, resolution)
+    subjects, remarks = _subjects(model, resolution, batch_size, threads)
     return Profile(
         name=name,
         network=network,
@@ -58,7 +61,8 @@ def profile(
         rows=ledger_of(network, resolution=resolution, num_classes=num_classes),
         fvcore=fvcore_count(model, resolution),
         published=_published(network, resolution),
-        latencies=_latencies(model, resolution, batch_size, threads),
+        latencies=measure(subjects),
+        remarks=remarks,
     )
 
 
@@ -70,17 +74,22 @@ def _published(network: Network, resolution: int) -> list[Reference]:
     return [r for r in read_references() if r.name in names and r.image_size == resolution]
 
 
-def _latencies(
+def _subjects(
     model: torch.nn.Module, resolution: int, batch_size: int, threads: int
-) -> list[Latency]:
-    exported = export_onnx(model, resolution)
-    subjects = []
-    for images in sorted({1, batch_size}):
-        subjects.append(eager(model, resolution, images, threads))
-        subjects.append(onnx(exported, resolution, images, threads))
-        if torch.cuda.is_available():
-            subjects.append(eager(model, resolution, images, device="cuda"))
-    return measure(subjects)
+) -> tuple[list[Subject], list[str]]:
+    """What is to be timed, and remarks on what cannot be."""
+    sizes = sorted({1, batch_size})
+    subjects = [eager(model, resolution, images, threads) for images in sizes]
+    remarks = []
+    try:
+        exported = export_onnx(model, resolution)
+    except ExportError as error:
+        remarks.append(str(error))
+    else:
+        subjects += [onnx(exported, resolution, images, threads) for images in sizes]
+    if torch.cuda.is_available():
+        subjects += [eager(model, resolution, images, device="cuda") for images in sizes]
+    return subjects, remarks
 
 
 def to_dict(found: Profile) -> dict[str, Any]:
@@ -101,6 +110,7 @@ def to_dict(found: Profile) -> dict[str, Any]:
             {**asdict(latency), "images_per_second": latency.images_per_second}
             for latency in found.latencies
         ],
+        "remarks": found.remarks,
         "layers": [row._asdict() for row in found.rows],
     }
 
@@ -116,6 +126,7 @@ def to_tables(found: Profile) -> Group:
         f"written by all layers, one image in fp32: {cost.memory * BYTES / 1e6:.1f} MB",
         explain(found.fvcore, cost.macs),
         *map(_published_in_words, found.published),
+        *found.remarks,
     ]
     return Group(_ledger_table(found.rows), Text("\n".join(lines)), _latency_table(found.latencies))
 

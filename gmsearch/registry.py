@@ -71,9 +71,9 @@ def gmnet(
     elif isinstance(arch, Mapping):
         network = network_from_dict(arch)
     else:
-        network = arch or published("gmnet_s3")
+        network = published("gmnet_s3") if arch is None else arch
     if not isinstance(network, Architecture):
-        raise ArchitectureError(f"{arch}: names a model of timm, not an architecture of gmnet")
+        raise ArchitectureError(f"arch is {arch!r}; allowed: an Architecture, its dict or its file")
     return _create("gmnet", network, pretrained, **settings)
 
 

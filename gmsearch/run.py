@@ -77,6 +77,14 @@ class RunFolder:
         known = [path for path in candidates if (path / "architecture.json").is_file()]
         return min(known, key=lambda path: (len(path.name), path.name), default=None)
 
+    def remove_beginnings(self) -> None:
+        """Takes back a run in which nothing was trained, and leaves alone what is not ours."""
+        for path in self.path.iterdir():
+            if _is_beginning(path) or path == self.experiment_file:
+                path.unlink()
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Holds the run, and makes its folder, against a second driver; a kill frees it too."""
@@ -95,12 +103,17 @@ class RunFolder:
             lock.flush()
             yield
 
-    def write_trials(self, records: Sequence[TrialRecord], choices: Sequence[str]) -> None:
-        """Writes trials.csv: what is known of each trial, then every choice."""
+    def write_trials(
+        self,
+        records: Sequence[TrialRecord],
+        choices: Sequence[str] = (),
+        also: Sequence[str] = (),
+    ) -> None:
+        """Writes trials.csv: what is known of each trial, the fields of `also`, every choice."""
         rows = io.StringIO()
         writer = csv.writer(rows, lineterminator="\n")
         known = ["id", "number", "state", "reason", "baseline", "top1", "macs", "params"]
-        known += ["activations", "epochs", "seconds"]
+        known += ["activations", "epochs", "seconds", *also]
         writer.writerow((*known, *choices))
         for record in records:
             values = [getattr(record, name) for name in known]
@@ -125,6 +138,12 @@ class RunFolder:
         write_atomically(self.front_file, json.dumps(front, indent=2) + "\n")
 
 
+def _is_beginning(path: Path) -> bool:
+    """Whether a file is one that a run has before it has settings."""
+    ours = r"(study\.db.*|\.lock|\.?environment\.json.*|\.experiment\.yaml\..*)"
+    return re.fullmatch(ours, path.name) is not None and path.is_file()
+
+
 def read_curve(trial_folder: Path) -> list[dict[str, Any]]:
     """The epochs that a trial has finished so far."""
     file = trial_folder / "metrics.jsonl"
@@ -139,10 +158,8 @@ def check_run(folder: RunFolder, settings: Settings) -> bool:
     if not folder.path.exists():
         return False
     if not folder.experiment_file.exists():
-        ours = re.compile(r"environment\.json|\..*")  # a kill may leave these before the settings
-        if not folder.path.is_dir() or not all(
-            ours.fullmatch(f.name) for f in folder.path.iterdir()
-        ):
+        # A kill may leave beginnings before there are settings.
+        if not folder.path.is_dir() or not all(map(_is_beginning, folder.path.iterdir())):
             raise SettingsError(
                 f"{folder.path} exists and is not a run (no experiment.yaml); choose another --name"
             )

@@ -1,6 +1,5 @@
 """One session of a run: its folder checked and locked, its data read, its trainings done by Ray."""
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,5 +107,5 @@ def open_session(settings: Run, folder: RunFolder) -> Iterator[Session[Run]]:
             yield Session(settings, folder, dataset, console, began)
         except UserError:
             if not existed and not folder.trials_folder.exists():  # what is trained is never lost
-                shutil.rmtree(folder.path)
+                folder.remove_beginnings()
             raise

@@ -5,8 +5,8 @@
         ...  # save the state, report the result, or stop
 
 A search trial and a full training are two listeners on this loop; they differ in recipe and data
-only. All randomness of an epoch is drawn from its own generator, seeded by (seed, epoch), so a
-training that stops after any epoch and goes on from its saved state equals one that never stopped.
+only. All randomness of an epoch is drawn from generators seeded by (seed, epoch), so a training
+that stops after any epoch and goes on from its saved state equals one that never stopped.
 """
 
 import math
@@ -44,7 +44,7 @@ class EpochResult:
     loss: float | None  # cross-entropy on minival; None where it is not finite for some image
     train_loss: float  # mean over the epoch, label smoothing included
     seconds: float  # of training and evaluation
-    images_per_second: float  # in training
+    images_per_second: float | None = None  # in training
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -121,6 +121,7 @@ def train(
     for epoch in range(len(state.history), recipe.num_epochs):
         began = time.perf_counter()
         generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
+        torch.manual_seed(_epoch_seed(seed, epoch))  # of dropout, which some peers have
         train_loss = _train_epoch(state, images, labels, recipe, epoch, generator)
         trained = time.perf_counter() - began
         if not math.isfinite(train_loss):
@@ -129,9 +130,10 @@ def train(
         top1, loss, num_finite = evaluate(model, *minival, recipe.precision)
         if not num_finite:
             raise TrainingError(f"no logits are finite on minival after epoch {epoch + 1}")
-        seconds, speed = time.perf_counter() - began, len(labels) / trained
+        seconds = time.perf_counter() - began
+        num_images = len(labels) - len(labels) % min(recipe.batch_size, len(labels))
         known_loss = loss if math.isfinite(loss) else None
-        result = EpochResult(epoch + 1, top1, known_loss, train_loss, seconds, speed)
+        result = EpochResult(epoch + 1, top1, known_loss, train_loss, seconds, num_images / trained)
         state.history.append(result)
         yield result
 

@@ -40,10 +40,9 @@ def run_trial(
         seed=seed,
         resolution=dataset.train.images.shape[1],
         device=device,
-        weights=weights,
     )
-    state = fresh()
     saved = folder / "checkpoint.pt"
+    state = fresh(weights=None if saved.exists() else weights)
     for half_written in folder.glob(".checkpoint.pt.*"):  # by a worker that was killed
         half_written.unlink()
     if saved.exists():
@@ -51,11 +50,17 @@ def run_trial(
             checkpoint.load(saved, state)
         except TrainingError:  # unreadable: the training is the same from its start
             saved.unlink()
-            state = fresh()
+            state = fresh(weights=weights)
+    if state.history:
+        _write_metrics(folder, state.history)  # a kill may have come between the two files
     if len(state.history) >= recipe.num_epochs:
         yield state.history
     for _ in train(state, dataset, recipe, seed=seed):
-        lines = (json.dumps(result.to_dict()) + "\n" for result in state.history)
-        write_atomically(folder / "metrics.jsonl", "".join(lines))
         checkpoint.save(saved, state)
+        _write_metrics(folder, state.history)
         yield state.history
+
+
+def _write_metrics(folder: Path, history: list[EpochResult]) -> None:
+    lines = (json.dumps(result.to_dict()) + "\n" for result in history)
+    write_atomically(folder / "metrics.jsonl", "".join(lines))

@@ -33,14 +33,18 @@ def load_weights(model: nn.Module, path: Path) -> str:
     if not path.is_file():  # timm would log it besides
         raise WeightsError(f"{path}: no such file of weights")
     try:
-        state = filter_weights(load_state_dict(str(path), weights_only=True), model)
+        state = load_state_dict(str(path), weights_only=True)
+        strangers = [key for key, value in state.items() if not isinstance(value, Tensor)]
+        if strangers:
+            raise ValueError(f"{strangers[0]!r} is no tensor")
     except Exception as error:  # a broken file may make the readers stumble in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(f"{path}: not readable as weights: {reason}") from None
     own = model.state_dict()
     others = {k for k in own.keys() & state.keys() if state[k].shape != own[k].shape}
     classifier = _classifier(model)
-    fresh = others if {key.rpartition(".")[0] for key in others} == {classifier} else set()
+    is_head = classifier and {key.rpartition(".")[0] for key in others} == {classifier}
+    fresh = others if is_head else set()
     shapes = (
         f"{key} is {tuple(state[key].shape)} and not {tuple(own[key].shape)}"
         for key in others - fresh

@@ -8,8 +8,8 @@ best.json                           an architecture's file
 runs/NAME:ID                        a network of a run
 """
 
+import re
 from pathlib import Path
-from typing import Any
 
 from gmsearch.architecture import Architecture
 from gmsearch.errors import SettingsError
@@ -24,13 +24,22 @@ CHANGES = ("activation", "placement", "form", "blocks", "kernel", "ratio", "down
 
 def resolve(what: str) -> Network:
     """The network that a user names. Raises UserError that offers the nearest names."""
-    base, *changes = what.split("+")
+    if Path(what).is_file():
+        return read_network(Path(what))
+    base, *changes = re.split(r"\+(?=\w+=)", what)  # a path may have a + too
     network = _resolve_base(base)
     if not changes:
         return network
     if isinstance(network, Peer):
         raise SettingsError(f"{what!r}: only our own networks can be changed, not {network.name}")
-    return with_changes(network, **dict(_change(what, text) for text in changes))
+    fields = [change.partition("=")[0] for change in changes]
+    for field in fields:
+        if field not in CHANGES or fields.count(field) > 1:
+            problem = "no field" if field not in CHANGES else "given twice"
+            raise SettingsError(f"{what!r}: {field} is {problem}; allowed: {', '.join(CHANGES)}")
+    values = (change.partition("=")[2] for change in changes)
+    whole = {f: int(v) if v.isdecimal() else v for f, v in zip(fields, values, strict=True)}
+    return with_changes(network, **whole)
 
 
 def _resolve_base(base: str) -> Network:
@@ -38,7 +47,7 @@ def _resolve_base(base: str) -> Network:
         return gmnet(base)
     if base.startswith("gmnet@"):
         return _scaled(base)
-    if base.endswith(".json") or Path(base).is_file():
+    if base.endswith(".json"):
         return read_network(Path(base))
     if ":" in base:
         return _of_run(base)
@@ -66,16 +75,7 @@ def _of_run(base: str) -> Network:
     folder = RunFolder(Path(path))
     if not folder.experiment_file.exists():
         raise SettingsError(f"{path} is not a run, it has no experiment.yaml; give runs/NAME:ID")
-    found = folder.find_trial(network_id)
+    found = None if "/" in network_id else folder.find_trial(network_id)
     if found is None:
         raise SettingsError(f"{path} has no network {network_id!r}; its trials.csv lists the ids")
     return read_network(found / "architecture.json")
-
-
-def _change(what: str, text: str) -> tuple[str, Any]:
-    field, equals, value = text.partition("=")
-    if not equals or field not in CHANGES:
-        raise SettingsError(
-            f"{what!r}: {text!r} is no change; write FIELD=VALUE, FIELD one of {', '.join(CHANGES)}"
-        )
-    return field, int(value) if value.isdecimal() else value

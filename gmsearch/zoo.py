@@ -1,12 +1,12 @@
 """Networks as modules: ours, and the classifiers of timm that stand beside them."""
 
-import copy
 from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
 import timm
 import torch
+from timm.utils.model import reparameterize_model
 from torch import nn
 
 from gmsearch.architecture import Architecture
@@ -33,7 +33,7 @@ def nearest_names(name: str) -> list[str]:
 
 @cache
 def _names() -> list[str]:
-    return timm.list_models()
+    return [name for name in timm.list_models() if name != "gmnet"]  # which needs its `arch`
 
 
 def build_network(network: Network, num_classes: int, resolution: int) -> nn.Module:
@@ -54,29 +54,38 @@ def build_network(network: Network, num_classes: int, resolution: int) -> nn.Mod
         raise SettingsError(f"{network.name} at {resolution} px: {_first_line(error)}") from None
 
 
+def build_deployed(network: Network, num_classes: int, resolution: int) -> nn.Module:
+    """A network as it is used, in eval mode: with the branches fused that only training needs, as
+    those of MobileOne.
+    """
+    return reparameterize_model(build_network(network, num_classes, resolution).eval())
+
+
 def ledger_of(
     network: Network, *, resolution: int = 224, num_classes: int = 1000
 ) -> list[LayerCost]:
-    """The cost of every layer of a network, in the order in which they run."""
+    """The cost of every layer of a network as it is used, in the order in which they run."""
     if isinstance(network, Architecture):
         return ledger(network, resolution=resolution, num_classes=num_classes)
     with torch.random.fork_rng(devices=[]):
-        return count(build_network(network, num_classes, resolution), resolution)
+        return count(build_deployed(network, num_classes, resolution), resolution)
 
 
-def check_network(network: Network, num_classes: int, resolution: int) -> None:
+def check_network(network: Network, num_classes: int, resolution: int, batch_size: int = 2) -> None:
     """Raises SettingsError where a network cannot be trained on such images.
 
-    Runs one training step forward, on two images, without touching the global generator.
+    Runs one training step forward, on a batch of two images at most, without touching the global
+    generator.
     """
+    images = torch.rand(min(2, batch_size), 3, resolution, resolution, generator=torch.Generator())
     with torch.random.fork_rng(devices=[]):
         model = build_network(network, num_classes, resolution)
         check_resolution(network.id, model, resolution)
         try:
-            logits = copy.deepcopy(model).train()(torch.rand(2, 3, resolution, resolution))
-        except Exception as error:
+            logits = model.train()(images)
+        except Exception as error:  # whatever a network makes of images that it cannot take
             raise SettingsError(f"{network.id} at {resolution} px: {_first_line(error)}") from None
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
+    if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), num_classes):
         raise SettingsError(
             f"{network.id} is no plain classifier: it does not return one logit a class"
         )

@@ -1,11 +1,11 @@
 """Trainings side by side: every seed once, nothing lost, and a table that can be checked."""
 
 import json
-import math
 import re
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,8 @@ from scipy import stats
 from test_data import make_folder
 
 from gmsearch import data
-from gmsearch.compare import Trainings, compared, resolved_difference
-from gmsearch.cost import cost
+from gmsearch.compare import compared, resolve_differences
+from gmsearch.cost import cost, total
 from gmsearch.experiment import Comparison, make_settings, read_settings
 from gmsearch.gmnet import ABLATIONS, gmnet, gmnet_within, with_changes
 from gmsearch.latency import Latency
@@ -24,11 +24,14 @@ from gmsearch.network import Peer, network_from_dict
 from gmsearch.recipe import Recipe
 from gmsearch.record import ComparedNetwork, half_interval
 from gmsearch.run import RunFolder
+from gmsearch.trainings import Trainings
 from gmsearch.trial import run_trial
+from gmsearch.zoo import ledger_of
 
 SMALL = gmnet("gmnet_s1", base_width=2)
 PEER = Peer("mobilenetv3_small_050")
 NETWORKS = {"ours": SMALL, "peer": PEER, "ours again": SMALL}
+COSTS = {network.id: total(ledger_of(network)) for network in (SMALL, PEER)}
 UNTIMED = {"seconds": None, "images_per_second": None}  # what differs from run to run
 PATIENCE = 240  # seconds
 
@@ -45,7 +48,7 @@ def epoch(top1: float, number: int = 1) -> dict:
 
 @pytest.fixture
 def trainings(tmp_path) -> Trainings:
-    return Trainings(comparison(), RunFolder(tmp_path), NETWORKS)
+    return Trainings(comparison(), RunFolder(tmp_path), NETWORKS, COSTS)
 
 
 def test_every_network_trains_once_with_every_seed_all_networks_first(trainings):
@@ -61,18 +64,32 @@ def test_what_is_on_disk_is_done_and_the_rest_is_to_do(trainings, tmp_path):
         job.folder.mkdir(parents=True)
         curve = [json.dumps(epoch(50.0, number)) + "\n" for number in (1, 2)]
         (job.folder / "metrics.jsonl").write_text("".join(curve[:lines]))
-    again = Trainings(comparison(), RunFolder(tmp_path), NETWORKS)
-    assert [(r.number, r.state, r.top1) for r in again.records.values()] == [(0, "complete", 50.0)]
+    again = Trainings(comparison(), RunFolder(tmp_path), NETWORKS, COSTS)
+    assert [(r.number, r.state, r.epochs) for r in again.records.values()] == [
+        (0, "complete", 2),
+        (1, "running", 1),
+    ]
     assert [job.number for job in iter(again.ask, None)] == [1, 2, 3]
-    more = Trainings(comparison(seeds=3), RunFolder(tmp_path), NETWORKS)
+    more = Trainings(comparison(seeds=3), RunFolder(tmp_path), NETWORKS, COSTS)
     assert [job.number for job in iter(more.ask, None)] == [1, 2, 3, 4, 5]
+    fewer = Trainings(comparison(seeds=1), RunFolder(tmp_path), NETWORKS, COSTS)
+    assert [job.number for job in iter(fewer.ask, None)] == [1]
+
+
+def test_what_was_trained_stays_when_fewer_seeds_are_wanted(trainings, tmp_path):
+    for job in iter(trainings.ask, None):
+        job.folder.mkdir(parents=True)
+        curve = [json.dumps(epoch(50.0, number)) + "\n" for number in (1, 2)]
+        (job.folder / "metrics.jsonl").write_text("".join(curve))
+    fewer = Trainings(comparison(seeds=1), RunFolder(tmp_path), NETWORKS, COSTS)
+    assert len(fewer.records) == 4 and fewer.is_finished and fewer.num_complete == 4
 
 
 def test_a_failed_training_is_told_and_tried_again_next_time(trainings, tmp_path):
     job = trainings.ask()
     record = trainings.tell_failed(job.number, "the loss\nis nan")
     assert (record.state, record.reason) == ("failed", "the loss is nan")
-    again = Trainings(comparison(), RunFolder(tmp_path), NETWORKS)
+    again = Trainings(comparison(), RunFolder(tmp_path), NETWORKS, COSTS)
     assert again.ask().number == job.number
 
 
@@ -87,7 +104,7 @@ def test_rows_are_means_and_deviations_over_seeds(trainings):
         for n in NETWORKS.values()
     }
     settings = comparison(published={"peer": 75.2})
-    ours, peer, again = compared(settings, NETWORKS, trainings.records.values(), latencies)
+    ours, peer, again = compared(settings, NETWORKS, trainings.records.values(), COSTS, latencies)
     assert (ours.name, ours.id, ours.top1s) == ("ours", SMALL.id, [40.0, 43.0])
     assert ours.top1 == 41.5 and ours.spread == pytest.approx(np.std([40, 43], ddof=1))
     assert (ours.macs, ours.params, ours.activations) == cost(SMALL)[:3]
@@ -114,28 +131,39 @@ def row(network_id: str, *top1s: float) -> ComparedNetwork:
     )
 
 
-def test_the_resolved_difference_is_that_of_a_t_test():
-    """Two means that far apart have p = 0.05 by scipy's own test."""
+def test_the_resolved_difference_of_two_is_that_of_a_t_test():
+    """Two means that far apart have p = 0.05 by scipy's own test; of two networks Tukey's is it."""
     first, second = [50.0, 51.0, 53.0], [40.0, 42.0, 42.5]
-    found = resolved_difference([row("a", *first), row("b", *second), row("a", *first)], 500)
+    rows = [row("a", *first), row("b", *second), row("a", *first)]
+    found = resolve_differences(rows, 500).between
     shift = statistics.fmean(first) - statistics.fmean(second) - found
     assert stats.ttest_ind(first, [value + shift for value in second]).pvalue == pytest.approx(0.05)
 
 
-def test_with_one_seed_the_number_of_images_decides():
-    found = resolved_difference([row("a", 60.0), row("b", 40.0), row("c")], 500)
-    assert found == pytest.approx(math.sqrt(2) * half_interval(60.0, 500))
-    assert resolved_difference([row("c")], 500) is None
+def test_the_resolved_difference_of_several_is_that_of_tukeys_test():
+    groups = [[50.0, 51.0, 53.0], [40.0, 42.0, 42.5], [46.0, 47.0, 44.0]]
+    found = resolve_differences([row(str(i), *own) for i, own in enumerate(groups)], 500).between
+    shift = statistics.fmean(groups[0]) - statistics.fmean(groups[1]) - found
+    groups[1] = [value + shift for value in groups[1]]
+    assert stats.tukey_hsd(*groups).pvalue[0, 1] == pytest.approx(0.05, abs=1e-4)
 
 
-def test_the_noise_of_seeds_is_resolved_as_often_as_promised():
-    """Among networks that are equal, 5 % of the differences are called real."""
+def test_with_one_seed_only_the_number_of_images_is_known():
+    found = resolve_differences([row("a", 95.0), row("b", 54.0), row("c")], 500)
+    assert found.between is None and found.half_interval == half_interval(54.0, 500)
+    assert "the noise of training is not known" in found.in_words(500)
+    assert resolve_differences([row("c")], 500) is None
+
+
+def test_noise_is_called_a_difference_as_rarely_as_promised():
+    """In 5 % of the tables of equal networks, any pair at all is further apart."""
     rng = np.random.default_rng(0)
     false_alarms = []
     for _ in range(1000):
-        top1s = 50 + rng.standard_normal((4, 3))
-        found = resolved_difference([row(str(i), *own) for i, own in enumerate(top1s)], 500)
-        false_alarms.append(abs(top1s[0].mean() - top1s[1].mean()) > found)
+        top1s = 50 + rng.standard_normal((7, 3))
+        found = resolve_differences([row(str(i), *own) for i, own in enumerate(top1s)], 500)
+        means = top1s.mean(axis=1)
+        false_alarms.append(means.max() - means.min() > found.between)
     assert np.mean(false_alarms) == pytest.approx(0.05, abs=0.02)
 
 
@@ -186,6 +214,7 @@ def test_the_table_is_that_of_the_files(finished):
     folder, printed, _ = finished
     trials = pd.read_csv(folder / "trials.csv")
     assert list(trials.groupby("id").seed.apply(list)) == [[0, 1], [0, 1]]
+    assert set(trials.name) == {"gmnet@30M", PEER.name}
     document = json.loads((folder / "comparison.json").read_text())
     first, peer, again = document["networks"]
     assert first["top1"] == pytest.approx(trials[trials.id == first["id"]].top1.mean())
@@ -197,7 +226,7 @@ def test_the_table_is_that_of_the_files(finished):
             li for li in printed.splitlines() if li.strip().startswith(network["name"] + " ")
         )
         assert f"{network['top1']:.1f} ± {network['spread']:.1f}" in line
-    assert f"below {document['resolved_difference']:.1f} points are not resolved" in printed
+    assert f"below {document['resolved']['between']:.1f} points are not resolved" in printed
 
 
 def test_a_finished_comparison_answers_without_training(finished):
@@ -213,7 +242,48 @@ def test_another_comparison_does_not_take_its_folder(finished):
     other = gmsearch(*("gmnet@40M" if word == "gmnet@30M" else word for word in line))
     assert other.returncode == 2 and other.stderr.count("\n") == 1
     assert "exists with other settings" in other.stderr
-    assert gmsearch("resume", folder, "--trials", 3).returncode == 2
+    assert "networks are gmnet@30M, " in other.stderr and len(other.stderr) < 500
+    refused = gmsearch("resume", folder, "--trials", 3)
+    assert refused.returncode == 2 and "has --seeds" in refused.stderr
+
+
+def test_a_comparison_that_is_killed_goes_on_to_the_same_end(finished, tmp_path):
+    folder, _, line = finished
+    line = [tmp_path if word == folder.parent else word for word in line]
+    words = [sys.executable, "-m", "gmsearch", *map(str, line)]
+    driver = subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True)
+    began = time.time()
+    while not list(tmp_path.glob("c/trials/*/metrics.jsonl")):
+        assert time.time() - began < PATIENCE and driver.poll() is None
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    again = gmsearch(*line)
+    assert again.returncode == 0 and "going on with" in again.stdout, again.stderr
+    for file in folder.glob("trials/*/metrics.jsonl"):
+        resumed = tmp_path / file.relative_to(folder.parent)
+        curves = [
+            [json.loads(text) | UNTIMED for text in one.read_text().splitlines()]
+            for one in (file, resumed)
+        ]
+        assert curves[0] == curves[1] and len(curves[0]) == 2
+
+
+def test_training_starts_from_weights_and_goes_on_without_them(finished, images, tmp_path):
+    """The weights of a finished network: the first epoch is better than its own first was."""
+    folder, _, _ = finished
+    ours = gmnet_within(30_000_000)
+    trained = folder / "trials" / f"{ours.id}-seed0"
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes((trained / "checkpoint.pt").read_bytes())
+    line = ["train", "gmnet@30M", "--data", images, "--resolution", 32, "--epochs", 1]
+    line += ["--weights", weights, "--runs-dir", tmp_path, "--name", "t"]
+    assert gmsearch(*line).returncode == 0
+    first, _ = (trained / "metrics.jsonl").read_text().splitlines()
+    [again] = (tmp_path / f"t/trials/{ours.id}-seed0/metrics.jsonl").read_text().splitlines()
+    assert json.loads(again)["loss"] < json.loads(first)["loss"]
+    weights.unlink()
+    assert gmsearch("resume", tmp_path / "t").returncode == 0
 
 
 def test_profile_knows_the_networks_of_a_comparison(finished):
@@ -258,6 +328,12 @@ def test_the_ablation_is_the_papers():
         (["compare", "gmnet_s7"], "no network is called 'gmnet_s7'; nearest: gmnet_s"),
         (["compare", "gmnet_s1", "--seeds", "0"], "'0' is not a whole number"),
         (["compare", "--preset", "ablation", "--budget", "1M"], "too small for GmNet-S3"),
+        (["compare", "gmnet_s1", "--budget", "300M"], "--budget is that of --preset"),
+        (
+            ["train", "mobilenetv3_small_050", "--resolution", "32", "--batch-size", "1"],
+            "more than 1",
+        ),
+        (["train", "halonet26t", "--resolution", "256"], "halonet26t at 224 px: "),
         (["train"], "the following arguments are required: WHAT"),
         (["train", "gmnet_s1", "mobilenetv2_100"], "unrecognized arguments: mobilenetv2_100"),
         (["train", "gmnet_s1", "--resolution", "16"], "give 32 px or more"),

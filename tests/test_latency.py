@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gmsearch import latency
-from gmsearch.latency import Latency, Subject, eager, measure, measure_eager, measure_onnx, onnx
+from gmsearch.latency import Latency, Subject, eager, measure, onnx
 from gmsearch.onnx_export import export_onnx
 
 
@@ -48,8 +48,9 @@ def endless(milliseconds):
     [
         (0.5, 200),  # a second would take 2000
         (5.0, 200),
-        (7.0, 145),  # the first multiple of a block after a second
+        (7.0, 140),  # blocks of a tenth of a second
         (100.0, 20),
+        (900.0, 20),
     ],
 )
 def test_repeats_are_enough_and_not_too_many(clock, milliseconds, repeats):
@@ -61,9 +62,9 @@ def test_repeats_are_enough_and_not_too_many(clock, milliseconds, repeats):
 def test_median_and_quartiles_are_of_timed_runs_alone(clock):
     def durations():
         yield from [5000.0] * 3  # warm-up
-        for block in range(4):
+        for block in range(10):
             yield 7000.0  # fills the caches
-            yield from range(100 + 5 * block, 105 + 5 * block)
+            yield from range(100 + 2 * block, 102 + 2 * block)
 
     (found,) = measure([clock.subject("a", durations())])
     assert found.repeats == 20
@@ -76,11 +77,21 @@ def test_median_and_quartiles_are_of_timed_runs_alone(clock):
 def test_several_are_measured_in_turn_and_answered_in_order(clock):
     found = measure([clock.subject("a", endless(50.0)), clock.subject("b", endless(9.0))])
     assert [one.runtime for one in found] == ["a", "b"]
-    a, b = ["a"] * 6, ["b"] * 6
-    both = ["a"] * 3 + ["b"] * 3 + (a + b) * 4
-    assert clock.runs[: len(both)] == both
-    assert [one.repeats for one in found] == [20, 115]
-    assert set(clock.runs[len(both) :]) == {"b"}
+    a, b = ["a"] * 3, ["b"] * 12
+    assert clock.runs == ["a"] * 3 + ["b"] * 3 + (a + b) * 10
+    assert [one.repeats for one in found] == [20, 110]
+
+
+def test_a_slow_while_hits_all_alike(clock):
+    """The machine has half its speed for some seconds; ratios of medians stay."""
+
+    def slowed(milliseconds):
+        while True:
+            yield milliseconds * (2 if 1 < clock.seconds < 3 else 1)
+
+    found = measure([clock.subject(str(ms), slowed(ms)) for ms in (5.0, 50.0, 20.0)])
+    fast, slow, middle = (one.median_ms for one in found)
+    assert slow / fast == pytest.approx(10) and middle / fast == pytest.approx(4)
 
 
 def test_nothing_is_measured_of_nothing():
@@ -130,7 +141,7 @@ class Spy(nn.Module):
 
 def test_a_network_in_pytorch():
     model = Spy().to(torch.bfloat16).train()
-    found = measure_eager(model, 12, batch_size=3, threads=2, in_chans=4)
+    (found,) = measure([eager(model, 12, batch_size=3, threads=2, in_chans=4)])
     assert Spy.seen == {
         "shape": (3, 4, 12, 12),
         "dtype": torch.float32,
@@ -148,7 +159,7 @@ def test_a_network_in_pytorch():
 
 def test_a_network_in_onnx_runtime():
     exported = export_onnx(Spy(), 12, in_chans=4)
-    found = measure_onnx(exported, 12, batch_size=3, in_chans=4)
+    (found,) = measure([onnx(exported, 12, batch_size=3, in_chans=4)])
     assert (found.runtime, found.batch_size) == ("ONNX Runtime", 3)
     assert found.threads == torch.get_num_threads()
     assert 20 <= found.repeats <= 200
@@ -186,14 +197,14 @@ def test_the_name_of_the_cpu(tmp_path, monkeypatch, text, name):
 
 def test_measuring_in_pytorch_needs_no_onnx_runtime(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert isinstance(measure_eager(Spy(), 8, 1, in_chans=4), Latency)
+    assert isinstance(measure([eager(Spy(), 8, 1, in_chans=4)])[0], Latency)
 
 
 @pytest.mark.gpu
 def test_a_network_on_a_gpu():
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    found = measure_eager(Spy(), 12, batch_size=3, device="cuda", in_chans=4)
+    (found,) = measure([eager(Spy(), 12, batch_size=3, device="cuda", in_chans=4)])
     assert found.threads is None
     assert found.device == torch.cuda.get_device_name()
     assert Spy.seen["shape"] == (3, 4, 12, 12) and not Spy.seen["channels_last"]

@@ -61,6 +61,13 @@ def test_a_file_that_is_no_architecture_is_one_line(contents, message, tmp_path)
     assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
 
 
+def test_a_path_may_hold_any_sign(tmp_path):
+    file = tmp_path / "c++=1" / "a:b.txt"
+    file.parent.mkdir()
+    file.write_text(network_to_json(S1))
+    assert resolve(str(file)) == S1
+
+
 def test_names_of_the_family():
     assert [resolve(name) for name in VARIANTS] == [gmnet(name) for name in VARIANTS]
     scaled = resolve("gmnet@300M")
@@ -88,14 +95,15 @@ def test_changes():
             "no network is called 'mobilenetv3_larg_100'; nearest: mobilenetv3_large_100",
         ),
         ("gmnet_s5", "nearest: gmnet_s"),
-        ("gmnet", "no network is called 'gmnet'"),
+        ("gmnet", "no network is called 'gmnet'; nearest: gmnet_s"),
         ("mobilenetv3_large_100.ra_in1k", "nearest: mobilenetv3_large_100"),
         ("?", "no network is called '?'; give a name, a JSON file or RUN:ID"),
         ("", "no network is called ''"),
         ("gmnet@3X", "'3X' is not a size; write gmnet@300M"),
         ("gmnet@1M", "no GmNet has 1M MACs or fewer"),
-        ("gmnet_s1+colour=red", "'colour=red' is no change; write FIELD=VALUE"),
-        ("gmnet_s1+gelu", "'gelu' is no change"),
+        ("gmnet_s1+colour=red", "colour is no field; allowed: activation, placement"),
+        ("gmnet_s1+kernel=3+kernel=5", "kernel is given twice"),
+        ("gmnet_s1+gelu", "no network is called 'gmnet_s1+gelu'; nearest: gmnet_s1"),
         ("gmnet_s1+activation=glu", "activation is 'glu'; allowed: relu6"),
         ("gmnet_s1+kernel=4", "kernel is 4; allowed: 3, 5, 7, 9"),
         ("mobilenetv2_100+kernel=5", "only our own networks can be changed"),
@@ -117,8 +125,9 @@ def test_a_network_of_a_run(tmp_path):
     trial.mkdir(parents=True)
     (trial / "architecture.json").write_text(network_to_json(S1))
     assert resolve(f"{folder.path}:{S1.id}") == resolve(f"{folder.path}:{S1.id}-seed0") == S1
-    with pytest.raises(SettingsError, match="has no network 'ffff'; its trials.csv lists the ids"):
-        resolve(f"{folder.path}:ffff")
+    for unknown in ("ffff", "", "/etc", "../trials", "*"):
+        with pytest.raises(SettingsError, match="has no network .*; its trials.csv lists the ids"):
+            resolve(f"{folder.path}:{unknown}")
 
 
 def test_the_ablations_are_the_points_of_the_space():

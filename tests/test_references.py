@@ -90,7 +90,6 @@ def test_the_table_is_read_once():
         ("FBNet-A", 224, 73.3, 4_300_000, 249_400_000),
         ("MnasNet", 224, 74.0, None, 317_000_000),
         ("StarNet-S1", 224, 73.6, 2_900_000, 425_000_000),
-        ("OFA w/ PS (no finetune)", {"searched", "distilled"}),
         ("OFA flops@389M", None, 79.1, 8_400_000, 389_000_000),
         ("AlphaNet-A1", None, 78.94, None, 279_000_000),
         ("GmNet-S3", 224, 79.3, 7_800_000, 1_200_000_000),

@@ -4,13 +4,15 @@ they run.
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gmsearch.cli.flags import Parser, absolute, add_effort, add_training, size, training, whole
 from gmsearch.cli.searching import start_run
-from gmsearch.errors import SettingsError
+from gmsearch.errors import SettingsError, WeightsError
 from gmsearch.experiment import Comparison, make_settings
+from gmsearch.files import file_digest
 from gmsearch.gmnet import ABLATIONS, gmnet_within, with_changes
 from gmsearch.run import RunFolder
 from gmsearch.space import format_size
@@ -23,6 +25,7 @@ WHAT = (
     "gmnet@300M+activation=gelu, a classifier of timm, an architecture's JSON file, or RUN:ID"
 )
 PRESETS = ("ablation",)
+ABLATION_BUDGET = 150_000_000
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -57,7 +60,9 @@ def _add_compare(verbs: "argparse._SubParsersAction[Parser]") -> None:
         epilog="example: gmsearch compare gmnet@300M gmnet@300M+placement=none "
         "mobilenetv3_large_100 --seeds 3",
     )
-    parser.add_argument("what", nargs="*", metavar="WHAT", help="networks, see above")
+    parser.add_argument(
+        "what", nargs="*", metavar="WHAT", help="networks, see above; all before the flags"
+    )
     parser.add_argument(
         "--preset",
         choices=PRESETS,
@@ -66,7 +71,6 @@ def _add_compare(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--budget",
         type=size,
-        default=150_000_000,
         metavar="MACS",
         help="most MACs of GmNet-S3 scaled down for the preset, at 224 px (default: 150M)",
     )
@@ -109,19 +113,27 @@ def _add_profile(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     networks = _resolved([arguments.what])
-    weights = None if arguments.weights is None else absolute(arguments.weights)
-    return _start(arguments, networks, "train", weights=weights)
+    weights: dict[str, Any] = {}
+    if arguments.weights is not None:
+        path = absolute(arguments.weights)
+        if not os.path.isfile(path):
+            raise WeightsError(f"{arguments.weights}: no such file of weights")
+        weights = {"weights": path, "weights_digest": file_digest(Path(path))}
+    return _start(arguments, networks, "train", **weights)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
     networks: dict[str, Network] = {}
     published = {}
     if arguments.preset == "ablation":
-        base = gmnet_within(arguments.budget, variant="gmnet_s3")
+        budget = arguments.budget or ABLATION_BUDGET
+        base = gmnet_within(budget, variant="gmnet_s3")
         if base is None:
-            raise SettingsError(f"--budget {format_size(arguments.budget)}: too small for GmNet-S3")
+            raise SettingsError(f"--budget {format_size(budget)}: too small for GmNet-S3")
         networks = {each.name: with_changes(base, **each.changes) for each in ABLATIONS}
         published = {each.name: each.top1 for each in ABLATIONS}
+    elif arguments.budget:
+        raise SettingsError("--budget is that of --preset; write gmnet@300M for a budget of one")
     elif not arguments.what:
         raise SettingsError("nothing to compare; name networks, or give --preset ablation")
     networks |= _resolved(arguments.what)
@@ -138,7 +150,8 @@ def _resolved(names: list[str]) -> dict[str, "Network"]:
 def _start(
     arguments: argparse.Namespace, networks: dict[str, "Network"], word: str, **settings: Any
 ) -> int:
-    names = [] if word in PRESETS else [Path(name).name for name in networks]
+    what = arguments.what if isinstance(arguments.what, list) else [arguments.what]
+    names = [Path(name).name for name in what]
     comparison = make_settings(
         Comparison,
         {

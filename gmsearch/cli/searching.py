@@ -69,6 +69,9 @@ def _add_resume(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--trials", type=whole, metavar="N", help="networks to train in all (default: as before)"
     )
+    parser.add_argument(
+        "--seeds", type=whole, metavar="N", help="of a comparison, in all (default: as before)"
+    )
     add_effort(parser)
     parser.set_defaults(run=_resume)
 
@@ -114,10 +117,11 @@ def _resume(arguments: argparse.Namespace) -> int:
         if name not in ("trials", "seeds"):
             del settings[name]
     settings |= {"data_digest": None, **effort(arguments)}
-    if arguments.trials:
-        if isinstance(before, Comparison):
-            raise SettingsError(f"{folder.path} is a comparison; it has --seeds, not --trials")
-        settings["trials"] = arguments.trials
+    right, wrong = ("seeds", "trials") if isinstance(before, Comparison) else ("trials", "seeds")
+    if getattr(arguments, wrong):
+        raise SettingsError(f"--{wrong}: {folder.path} has --{right}")
+    if getattr(arguments, right):
+        settings[right] = getattr(arguments, right)
     return start_run(make_settings(type(before), settings), folder)
 
 

@@ -7,6 +7,8 @@ runs/NAME/
   trials/ID/           architecture.json, metrics.jsonl (one line per epoch), checkpoint.pt
   trials.csv           one row per trial
   front.json, front.png
+
+A comparison has trials/ID-seedS/ and comparison.json instead of study.db and the front.
 """
 
 import contextlib

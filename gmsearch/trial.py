@@ -1,4 +1,4 @@
-"""One search trial: the training loop with a folder, to go on after any stop."""
+"""One training with a folder: the loop, and what it needs to go on after any stop."""
 
 import json
 from collections.abc import Iterator

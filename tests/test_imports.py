@@ -22,7 +22,7 @@ FLOORS = (
         *{"fvcore_count", "onnx_export"},
     },
     {"training", "checkpoint", "trial", "latency", "what"},
-    {"jobs", "sampler", "study", "console", "picture", "worker", "tune", "session"},
+    {"jobs", "trainings", "sampler", "study", "console", "picture", "worker", "tune", "session"},
     {"search", "compare", "profile"},
     {"cli", "cli.flags", "cli.searching", "cli.networks", "__main__", ""},
 )

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean, median, stdev, variance
 from typing import NamedTuple
 
-from rich.console import Console
 from scipy.stats import studentized_range
 
 from gmsearch.console import comparison_table
@@ -91,7 +90,9 @@ def _compare(
     latencies: dict[str, dict[str, Latency]] = {}
     if trainings.is_finished:  # one who stops does not want to wait for it
         with console.status("measuring latency …"):
-            latencies = measure_latencies(networks, console)
+            latencies, remarks = measure_latencies(networks)
+        for remark in remarks:
+            console.print(remark, markup=False, soft_wrap=True)
     _answer(session, compared(comparison, networks, records, costs, latencies))
     if account:
         console.print(account.in_words())
@@ -128,26 +129,27 @@ def _answer(session: Session[Comparison], rows: list[ComparedNetwork]) -> None:
 
 
 def measure_latencies(
-    networks: Mapping[str, Network], console: Console
-) -> dict[str, dict[str, Latency]]:
+    networks: Mapping[str, Network],
+) -> tuple[dict[str, dict[str, Latency]], list[str]]:
     """Milliseconds of one image on one core of this machine, by network id and runtime; all are
-    measured in turn. A network that cannot be exported has none in ONNX Runtime.
+    measured in turn. The remarks say which networks cannot be exported, and so have none in ONNX
+    Runtime.
     """
-    subjects = []
+    subjects, remarks = [], []
     for network in {network.id: network for network in networks.values()}.values():
         model = build_deployed(network, NUM_CLASSES, RESOLUTION)
         subjects.append((network.id, eager(model, RESOLUTION, batch_size=1, threads=1)))
         try:
             exported = export_onnx(model, RESOLUTION)
         except ExportError as error:
-            console.print(f"{network.id}: {error}", markup=False, soft_wrap=True)
+            remarks.append(f"{network.id}: {error}")
         else:
             subjects.append((network.id, onnx(exported, RESOLUTION, batch_size=1, threads=1)))
     found: dict[str, dict[str, Latency]] = {}
     measured = measure([subject for _, subject in subjects])
     for (network_id, _), latency in zip(subjects, measured, strict=True):
         found.setdefault(network_id, {})[latency.runtime] = latency
-    return found
+    return found, remarks
 
 
 def compared(

@@ -32,14 +32,18 @@ def resolve(what: str) -> Network:
         return network
     if isinstance(network, Peer):
         raise SettingsError(f"{what!r}: only our own networks can be changed, not {network.name}")
-    fields = [change.partition("=")[0] for change in changes]
-    for field in fields:
-        if field not in CHANGES or fields.count(field) > 1:
-            problem = "no field" if field not in CHANGES else "given twice"
+    return with_changes(network, **_values(what, changes))
+
+
+def _values(what: str, changes: list[str]) -> dict[str, int | str]:
+    """What each FIELD=VALUE says. Raises SettingsError for an unknown field, or one twice."""
+    values: dict[str, int | str] = {}
+    for field, _, value in (change.partition("=") for change in changes):
+        if field not in CHANGES or field in values:
+            problem = "given twice" if field in values else "no field"
             raise SettingsError(f"{what!r}: {field} is {problem}; allowed: {', '.join(CHANGES)}")
-    values = (change.partition("=")[2] for change in changes)
-    whole = {f: int(v) if v.isdecimal() else v for f, v in zip(fields, values, strict=True)}
-    return with_changes(network, **whole)
+        values[field] = int(value) if value.isdecimal() else value
+    return values
 
 
 def _resolve_base(base: str) -> Network:

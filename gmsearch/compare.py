@@ -38,10 +38,11 @@ def run_comparison(comparison: Comparison, folder: RunFolder) -> Ending:
     networks = {name: network_from_dict(data) for name, data in comparison.networks.items()}
     with open_session(comparison, folder) as session:
         batch_size, num_classes = comparison.recipe.batch_size, len(session.dataset.classes)
-        for network in networks.values():
+        costs = {}
+        for network in {network.id: network for network in networks.values()}.values():
             check_network(network, num_classes, comparison.resolution, batch_size)
-            check_network(network, NUM_CLASSES, RESOLUTION, batch_size)
-        costs = {n.id: total(ledger_of(n)) for n in networks.values()}
+            ledger = ledger_of(network, resolution=RESOLUTION, num_classes=NUM_CLASSES)
+            costs[network.id] = total(ledger)
         trainings = Trainings(comparison, folder, networks, costs)
         _check_weights(session, networks, trainings)
         return _compare(session, networks, trainings, costs)

@@ -64,11 +64,18 @@ def build_deployed(network: Network, num_classes: int, resolution: int) -> nn.Mo
 def ledger_of(
     network: Network, *, resolution: int = 224, num_classes: int = 1000
 ) -> list[LayerCost]:
-    """The cost of every layer of a network as it is used, in the order in which they run."""
+    """The cost of every layer of a network as it is used, in the order in which they run.
+
+    Raises SettingsError for images that the network cannot take.
+    """
     if isinstance(network, Architecture):
         return ledger(network, resolution=resolution, num_classes=num_classes)
     with torch.random.fork_rng(devices=[]):
-        return count(build_deployed(network, num_classes, resolution), resolution)
+        model = build_deployed(network, num_classes, resolution)
+        try:
+            return count(model, resolution)
+        except Exception as error:  # whatever a network makes of images that it cannot take
+            raise SettingsError(f"{network.id} at {resolution} px: {_first_line(error)}") from None
 
 
 def check_network(network: Network, num_classes: int, resolution: int, batch_size: int = 2) -> None:

@@ -15,9 +15,8 @@ from scipy import stats
 from test_data import make_folder
 
 from gmsearch import data
-from gmsearch.compare import compared, resolve_differences, run_comparison
+from gmsearch.compare import compared, resolve_differences
 from gmsearch.cost import cost, total
-from gmsearch.errors import SettingsError
 from gmsearch.experiment import Comparison, make_settings, read_settings
 from gmsearch.gmnet import ABLATIONS, gmnet, gmnet_within, with_changes
 from gmsearch.latency import Latency
@@ -317,14 +316,6 @@ def test_the_ablation_is_the_papers():
     assert len(networks) == 8 and len({network.id for network in networks.values()}) == 7
     assert made.published["activation identity"] == 70.5
     assert [len(base.stages), *(s.depth for s in base.stages)] == [4, 3, 3, 8, 3]
-
-
-def test_a_network_that_cannot_be_counted_is_refused_before_it_is_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr("gmsearch.compare.RESOLUTION", 16)
-    folder = RunFolder(tmp_path / "c")
-    with pytest.raises(SettingsError, match="resolution is 16 px, but"):
-        run_comparison(comparison(), folder)
-    assert not folder.path.exists()
 
 
 @pytest.mark.parametrize(

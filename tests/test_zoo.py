@@ -80,6 +80,17 @@ def test_networks_that_cannot_train_are_one_line(network, resolution, message):
     assert "\n" not in str(caught.value) and network.id in str(caught.value)
 
 
+def test_a_network_that_cannot_be_counted_is_one_line():
+    with pytest.raises(SettingsError, match="maxvit_tiny_rw_224 at 40 px: ") as caught:
+        ledger_of(Peer("maxvit_tiny_rw_224"), resolution=40)
+    assert "\n" not in str(caught.value)
+
+
+def test_branches_for_training_are_counted_fused():
+    """MobileOne-S0 has 275M MACs in its paper (arXiv 2206.04040, Table 1), and 1,052M unfused."""
+    assert round(total(ledger_of(Peer("mobileone_s0"))).macs / 1e6) == 275
+
+
 def test_a_network_that_is_no_classifier_is_refused(monkeypatch):
     monkeypatch.setattr("gmsearch.zoo.build_network", lambda *_: torch.nn.Flatten())
     with pytest.raises(SettingsError, match="mobilenetv2_035 is no plain classifier"):

@@ -328,6 +328,8 @@ class _Tells(tune.Callback):
         if trial.error_file and Path(trial.error_file).exists():
             lines = Path(trial.error_file).read_text().strip().splitlines()
             reason = lines[-1] if lines else reason
+        if "worker process has died" in reason:  # Ray's guesses at the cause fill a page
+            reason = "its worker died: out of memory, killed, or a crash inside a library"
         with self._driver.keeping_errors():
             self._driver.on_lost(trial.config["number"], reason)
 

@@ -215,13 +215,16 @@ class Architecture:
     def from_dict(cls, data: Mapping[str, Any]) -> "Architecture":
         """Reads what `to_dict` wrote. Raises ArchitectureError for anything else."""
         try:
+            missing = {field.name for field in fields(cls)} - set(data)
+            if missing:
+                raise KeyError(f"it has no {', '.join(sorted(missing))}")
             for stage in data["stages"]:
                 if set(stage) != set(_STAGE_FIELDS):
                     raise KeyError(f"a stage has the keys {', '.join(_STAGE_FIELDS)}")
             stages = tuple(Stage(**stage) for stage in data["stages"])
             return cls(**{**data, "stages": stages})
         except (TypeError, KeyError) as error:
-            raise ArchitectureError(f"not an architecture: {error}") from error
+            raise ArchitectureError(f"not an architecture: {error.args[0]}") from error
 
     def layout_in_words(self) -> str:
         """Widths, depths, ratios and kernels: `w40-80-160-320 d2-2-10-2 r3-3-3-2 k7-7-7-7`."""

@@ -75,8 +75,8 @@ def _compare(
     """Trains what is left to train, and answers."""
     comparison, folder, console = session.settings, session.folder, session.console
     console.print(
-        f"{comparison.name}: {_counted(len(networks), 'network')}, "
-        f"{_counted(comparison.seeds, 'seed')} each, {comparison.fidelity_in_words()}",
+        f"{comparison.name}: {_counted(len(costs), 'network')}, "
+        f"{_counted(trainings.num_seeds, 'seed')} each, {comparison.fidelity_in_words()}",
         soft_wrap=True,
     )
     if trainings.records:

@@ -128,7 +128,7 @@ def comparison_table(rows: Sequence[ComparedNetwork]) -> Table:
     table.add_column("network", overflow="fold")
     for column in (
         "top1",
-        *(["published"] if published else []),
+        *(["paper, ImageNet"] if published else []),
         "MACs",
         "params",
         "activations",

@@ -11,7 +11,7 @@ it takes most of a training step of networks like GmNet. Two exact rewritings av
   gradient of a narrow convolution on a shifted image.
 """
 
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from timm.models import register_notrace_module
@@ -44,26 +44,15 @@ class DepthwiseConv2d(nn.Conv2d):
 register_notrace_module(DepthwiseConv2d)
 
 
-def quicken(model: nn.Module) -> nn.Module:
-    """Replaces the depthwise convolutions of any network that DepthwiseConv2d can stand for.
+def stand_in(module: nn.Module) -> DepthwiseConv2d | None:
+    """A fast convolution of the same numbers for a plain depthwise one; None for any other module.
 
-    Parameters stay the same objects under the same names.
+    Parameters are to be moved over by who replaces it.
     """
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if _is_plain_depthwise(child):
-                with torch.device("meta"):  # no weights of its own, and none drawn
-                    fast = DepthwiseConv2d(child.in_channels, child.kernel_size[0], bias=False)
-                fast.weight, fast.bias = child.weight, child.bias
-                setattr(module, name, fast.train(child.training))
-    return model
-
-
-def _is_plain_depthwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     if type(module) is not nn.Conv2d:
-        return False
+        return None
     width, kernel = module.in_channels, module.kernel_size[0]
-    return (
+    is_depthwise = (
         module.groups == width == module.out_channels
         and module.kernel_size == (kernel, kernel)
         and module.padding == (kernel // 2, kernel // 2)
@@ -71,6 +60,10 @@ def _is_plain_depthwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         and module.padding_mode == "zeros"
         and kernel % 2 == 1 < kernel
     )
+    if not is_depthwise:
+        return None
+    with torch.device("meta"):  # no weights of its own, and none drawn
+        return DepthwiseConv2d(width, kernel, bias=False)
 
 
 class _Depthwise(torch.autograd.Function):

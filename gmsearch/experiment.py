@@ -2,6 +2,7 @@
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ SAMPLERS = ("tpe", "nsga2", "random")
 EFFORT = ("trials", "seeds", "workers", "gpus_per_trial", "max_hours", "address")
 
 
-class Settings(BaseModel):
+class Settings(BaseModel, ABC):
     """What every run says: how its networks are trained, and how much is done at once.
 
     Numbers of different fidelity (data, resolution, recipe) never share a run.
@@ -34,7 +35,7 @@ class Settings(BaseModel):
     data: str = "bands"  # "bands" or an absolute path
     data_digest: str | None = None  # of what was read; None before that
     resolution: int = Field(
-        default=32, ge=8, le=1024, strict=True
+        default=32, ge=1, le=1024, strict=True
     )  # pixels, of the training images
     recipe: Recipe = Recipe()
     seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
@@ -53,9 +54,9 @@ class Settings(BaseModel):
             )
 
     @property
+    @abstractmethod
     def num_trials(self) -> int:
         """Trainings that the run wants, all its sessions together."""
-        raise NotImplementedError
 
     def fidelity_in_words(self) -> str:
         """What one trial is, such as `6 epochs on bands at 32 px`."""

@@ -8,9 +8,11 @@ take its place.
 """
 
 import copy
+import os
+import sys
 import warnings
-from contextlib import redirect_stdout
-from io import StringIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -42,7 +44,7 @@ def export_onnx(model: nn.Module, resolution: int, in_chans: int = 3) -> bytes:
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # left undone; harmless
         path = Path(folder) / "network.onnx"
         try:
-            with redirect_stdout(StringIO()):  # the exporter prints the graph where it stumbles
+            with _quiet():
                 torch.onnx.export(
                     copied,
                     (images,),
@@ -56,6 +58,23 @@ def export_onnx(model: nn.Module, resolution: int, in_chans: int = 3) -> bytes:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExportError(f"cannot be exported to ONNX: {reason}") from error
         return path.read_bytes()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops what is written to standard output, also from below Python: where the exporter
+    stumbles, it prints the whole graph.
+    """
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class OrtNetwork:

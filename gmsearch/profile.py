@@ -93,7 +93,9 @@ def _subjects(
 
 
 def to_dict(found: Profile) -> dict[str, Any]:
-    """Plain numbers: MACs, params, elements; milliseconds in `latency`."""
+    """Plain numbers: MACs, params, and elements in `activations` (outputs of convolutions and
+    linear layers) and `memory` (all that is written); milliseconds in `latency`.
+    """
     return {
         "network": found.name,
         "id": found.network.id,
@@ -111,7 +113,18 @@ def to_dict(found: Profile) -> dict[str, Any]:
             for latency in found.latencies
         ],
         "remarks": found.remarks,
-        "layers": [row._asdict() for row in found.rows],
+        "layers": [_layer(row) for row in found.rows],
+    }
+
+
+def _layer(row: LayerCost) -> dict[str, Any]:
+    """A layer with the keys of the totals, of which the `memory` of all layers is one."""
+    return {
+        "name": row.name,
+        "kind": row.kind,
+        "macs": row.macs,
+        "params": row.params,
+        "memory": row.activations,
     }
 
 

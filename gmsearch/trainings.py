@@ -19,8 +19,8 @@ class Trainings:
     """The jobs of a comparison: all networks with the first seed, then all with the second, …
 
     Two names of one network share its trainings. `records` has those that were begun, by number,
-    those of more seeds than are wanted now included; one that failed is tried again in the next
-    session. `costs` are by network id.
+    those of more seeds than are wanted now included, which `num_seeds` counts too; one that failed
+    is tried again in the next session. `costs` are by network id.
     """
 
     def __init__(
@@ -38,9 +38,10 @@ class Trainings:
         for name, network in networks.items():
             distinct.setdefault(network.id, (name, network))
         wanted = range(comparison.seed, comparison.seed + comparison.seeds)
+        self.num_seeds = max(wanted.stop, self._last_seed() + 1) - wanted.start
         planned = [
             (seed, name, network)
-            for seed in range(wanted.start, max(wanted.stop, self._last_seed() + 1))
+            for seed in range(wanted.start, wanted.start + self.num_seeds)
             for name, network in distinct.values()
         ]
         for number, (seed, name, network) in enumerate(planned):

@@ -11,6 +11,7 @@ from gmsearch.errors import WeightsError
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # the average before the last
 MOST_NAMED = 4  # keys in a message
+LONGEST_REASON = 100  # letters of what a reader says
 
 
 def filter_weights(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
@@ -31,15 +32,20 @@ def load_weights(model: nn.Module, path: Path) -> str:
     tensors of other shapes; the model is then as it was.
     """
     if not path.is_file():  # timm would log it besides
-        raise WeightsError(f"{path}: no such file of weights")
+        raise WeightsError(f"{path}: no such file of weights, or not a file")
     try:
         state = load_state_dict(str(path), weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
         strangers = [key for key, value in state.items() if not isinstance(value, Tensor)]
         if strangers:
             raise ValueError(f"{strangers[0]!r} is no tensor")
     except Exception as error:  # a broken file may make the readers stumble in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise WeightsError(f"{path}: not readable as weights: {reason}") from None
+        raise WeightsError(
+            f"{path}: not readable as weights; give a .safetensors file or a state dict that "
+            f"torch.save wrote ({reason[:LONGEST_REASON]})"
+        ) from None
     own = model.state_dict()
     others = {k for k in own.keys() & state.keys() if state[k].shape != own[k].shape}
     classifier = _classifier(model)

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from gmsearch.architecture import Architecture
-from gmsearch.errors import SettingsError
+from gmsearch.errors import ArchitectureError, SettingsError
 from gmsearch.gmnet import VARIANTS, gmnet, gmnet_within, with_changes
 from gmsearch.network import Network, Peer, read_network
 from gmsearch.run import RunFolder
@@ -32,7 +32,10 @@ def resolve(what: str) -> Network:
         return network
     if isinstance(network, Peer):
         raise SettingsError(f"{what!r}: only our own networks can be changed, not {network.name}")
-    return with_changes(network, **_values(what, changes))
+    try:
+        return with_changes(network, **_values(what, changes))
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{what!r}: {error}") from None
 
 
 def _values(what: str, changes: list[str]) -> dict[str, int | str]:
@@ -57,9 +60,19 @@ def _resolve_base(base: str) -> Network:
         return _of_run(base)
     if is_peer(base):
         return Peer(base)
+    raise SettingsError(f"no network is called {base!r}; {_remedy(base)}")
+
+
+def _remedy(base: str) -> str:
+    if RunFolder(Path(base)).experiment_file.exists():
+        return f"it is a run: give {base}:ID"
+    if is_peer(base.partition(".")[0]):
+        return f"leave the tag out: {base.partition('.')[0]}"
+    if "+" in base:
+        return f"changes are written +FIELD=VALUE, with FIELD one of {', '.join(CHANGES)}"
     nearest = nearest_names(base)
-    offer = f"; nearest: {', '.join(nearest)}" if nearest else ""
-    raise SettingsError(f"no network is called {base!r}{offer}; give a name, a JSON file or RUN:ID")
+    offer = f"nearest: {', '.join(nearest)}; " if nearest else ""
+    return f"{offer}give a name, a JSON file or RUN:ID"
 
 
 def _scaled(base: str) -> Architecture:

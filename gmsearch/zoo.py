@@ -9,10 +9,10 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
 
+from gmsearch import depthwise, pointwise
 from gmsearch.architecture import Architecture
 from gmsearch.cost import LayerCost, ledger
 from gmsearch.counting import count
-from gmsearch.depthwise import quicken
 from gmsearch.errors import SettingsError
 from gmsearch.gmnet import VARIANTS
 from gmsearch.model import build
@@ -39,7 +39,7 @@ def _names() -> list[str]:
 def build_network(network: Network, num_classes: int, resolution: int) -> nn.Module:
     """A network with fresh weights drawn from torch's global generator.
 
-    Peers get our depthwise convolutions, so that all train by the same means. Raises SettingsError
+    Peers get our convolutions, so that all train by the same means. Raises SettingsError
     where timm cannot make the peer.
     """
     if isinstance(network, Architecture):
@@ -59,6 +59,22 @@ def build_deployed(network: Network, num_classes: int, resolution: int) -> nn.Mo
     those of MobileOne.
     """
     return reparameterize_model(build_network(network, num_classes, resolution).eval())
+
+
+def quicken(model: nn.Module) -> nn.Module:
+    """Replaces the convolutions of any network that ours can stand for: fast depthwise ones, and
+    those that the CPU library cannot train.
+
+    Parameters stay the same objects under the same names.
+    """
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            ours = depthwise.stand_in(child) or pointwise.stand_in(child)
+            if ours is not None:
+                for key, parameter in child._parameters.items():
+                    ours.register_parameter(key, parameter)
+                setattr(module, name, ours.train(child.training))
+    return model
 
 
 def ledger_of(
@@ -91,7 +107,10 @@ def check_network(network: Network, num_classes: int, resolution: int, batch_siz
         try:
             logits = model.train()(images)
         except Exception as error:  # whatever a network makes of images that it cannot take
-            raise SettingsError(f"{network.id} at {resolution} px: {_first_line(error)}") from None
+            raise SettingsError(
+                f"{network.id} at {resolution} px: {_first_line(error)}; "
+                "give another resolution, or leave it out"
+            ) from None
     if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), num_classes):
         raise SettingsError(
             f"{network.id} is no plain classifier: it does not return one logit a class"

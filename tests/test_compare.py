@@ -289,10 +289,10 @@ def test_profile_knows_the_networks_of_a_comparison(finished):
     network_id = gmnet_within(30_000_000).id
     done = gmsearch("profile", f"{folder}:{network_id}", "--json", "--resolution", 32)
     found = json.loads(done.stdout)
-    assert (
-        found["id"] == network_id
-        and found["macs"] == cost(gmnet_within(30_000_000), resolution=32).macs
-    )
+    costs = cost(gmnet_within(30_000_000), resolution=32)._asdict()
+    assert found["id"] == network_id and costs.items() <= found.items()
+    for key in ("macs", "params", "memory"):
+        assert sum(layer[key] for layer in found["layers"]) == found[key], key
 
 
 def test_the_ablation_is_the_papers():
@@ -338,6 +338,7 @@ def test_the_ablation_is_the_papers():
         (["train", "gmnet_s1", "--weights", "no.pth"], "no.pth: no such file of weights"),
         (["train", "gmnet_s1", "--data", "/nowhere"], "/nowhere: no such data"),
         (["profile", "gmnet_s3", "--resolution", "16"], "give 32 px or more"),
+        (["profile", "gmnet_s3", "--threads", "10000"], "--threads 10000: this machine has"),
         (["profile", "setup.jsn"], "no network is called 'setup.jsn'"),
     ],
 )

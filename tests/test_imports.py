@@ -18,7 +18,8 @@ FLOORS = (
     {"references", "reading", "space", "space_file", "survey", "experiment", "run"},
     {
         *{"data", "data.records", "data.bands", "data.images"},
-        *{"depthwise", "gates", "block", "model", "registry", "weights", "counting", "zoo"},
+        *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
+        *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export"},
     },
     {"training", "checkpoint", "trial", "latency", "what"},
@@ -31,7 +32,8 @@ FOREIGN_TO_TRAINING = {"pydantic", "optuna", "ray", "rich", "yaml", "matplotlib"
 # Which modules may import a package, wherever in the file.
 DOORS = {
     "torch": {
-        *{"depthwise", "gates", "block", "model", "registry", "weights", "counting", "zoo"},
+        *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
+        *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
     },
     "timm": {"depthwise", "gates", "block", "model", "registry", "weights", "zoo", "training"},

@@ -39,7 +39,7 @@ def without(data, key):
         ("[1, 2]", "not an architecture: a list"),
         ('"gmnet_s1"', "not an architecture: a text"),
         ("null", "not an architecture: nothing"),
-        ("{}", "not an architecture: 'stages'"),
+        ("{}", "not an architecture: it has no stages, stem_activation, stem_width"),
         ('{"timm": 3}', "not an architecture"),
         ("{", "not a readable JSON file"),
         ("[" * 100_000, "not a readable JSON file"),
@@ -96,15 +96,18 @@ def test_changes():
         ),
         ("gmnet_s5", "nearest: gmnet_s"),
         ("gmnet", "no network is called 'gmnet'; nearest: gmnet_s"),
-        ("mobilenetv3_large_100.ra_in1k", "nearest: mobilenetv3_large_100"),
+        ("mobilenetv3_large_100.ra_in1k", "leave the tag out: mobilenetv3_large_100"),
         ("?", "no network is called '?'; give a name, a JSON file or RUN:ID"),
         ("", "no network is called ''"),
         ("gmnet@3X", "'3X' is not a size; write gmnet@300M"),
         ("gmnet@1M", "no GmNet has 1M MACs or fewer"),
         ("gmnet_s1+colour=red", "colour is no field; allowed: activation, placement"),
         ("gmnet_s1+kernel=3+kernel=5", "kernel is given twice"),
-        ("gmnet_s1+gelu", "no network is called 'gmnet_s1+gelu'; nearest: gmnet_s1"),
-        ("gmnet_s1+activation=glu", "activation is 'glu'; allowed: relu6"),
+        ("gmnet_s1+gelu", "no network is called 'gmnet_s1+gelu'; changes are written +FIELD=VALUE"),
+        (
+            "gmnet_s1+activation=glu",
+            "'gmnet_s1+activation=glu': activation is 'glu'; allowed: relu6",
+        ),
         ("gmnet_s1+kernel=4", "kernel is 4; allowed: 3, 5, 7, 9"),
         ("mobilenetv2_100+kernel=5", "only our own networks can be changed"),
         ("missing.json", "missing.json: not a readable JSON file"),
@@ -125,6 +128,8 @@ def test_a_network_of_a_run(tmp_path):
     trial.mkdir(parents=True)
     (trial / "architecture.json").write_text(network_to_json(S1))
     assert resolve(f"{folder.path}:{S1.id}") == resolve(f"{folder.path}:{S1.id}-seed0") == S1
+    with pytest.raises(SettingsError, match="it is a run: give .*:ID"):
+        resolve(str(folder.path))
     for unknown in ("ffff", "", "/etc", "../trials", "*"):
         with pytest.raises(SettingsError, match="has no network .*; its trials.csv lists the ids"):
             resolve(f"{folder.path}:{unknown}")

@@ -1,5 +1,7 @@
 """Exported networks compute in ONNX Runtime what they compute in PyTorch."""
 
+import os
+
 import numpy as np
 import pytest
 import timm
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from strategies import architectures
 from torch import nn
 
+from gmsearch.errors import ExportError
 from gmsearch.gmnet import gmnet
 from gmsearch.model import build
 from gmsearch.onnx_export import OrtNetwork, export_onnx
@@ -97,3 +100,15 @@ def test_images_have_the_size_of_the_export():
     assert network.threads == 2
     with pytest.raises(Exception, match="invalid dimensions"):
         network.run(np.zeros((1, 3, 33, 33), np.float32))
+
+
+def test_an_export_that_fails_prints_nothing_and_says_why(monkeypatch, capfd):
+    def stumble(*_, **__):
+        os.write(1, b"graph(%input.1 : Float(...))")  # as torch does, from below Python
+        raise TypeError("no such operator\nand more")
+
+    monkeypatch.setattr(torch.onnx, "export", stumble)
+    with pytest.raises(ExportError, match="cannot be exported to ONNX: no such operator$"):
+        export_onnx(nn.Conv2d(3, 4, 1), 8)
+    print("and after")
+    assert capfd.readouterr().out == "and after\n"

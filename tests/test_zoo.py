@@ -1,6 +1,9 @@
 """Peers stand where an architecture stands: built, checked, counted and trained alike."""
 
+import copy
 import re
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -10,15 +13,23 @@ from torch.nn import functional as F
 
 from gmsearch import data
 from gmsearch.cost import cost, total
-from gmsearch.depthwise import DepthwiseConv2d, quicken
+from gmsearch.depthwise import DepthwiseConv2d
 from gmsearch.errors import SettingsError
 from gmsearch.gmnet import gmnet
 from gmsearch.network import Peer
+from gmsearch.pointwise import StridedPointwise
 from gmsearch.recipe import Recipe
 from gmsearch.trial import run_trial
-from gmsearch.zoo import build_network, check_network, is_peer, ledger_of, nearest_names
+from gmsearch.zoo import (
+    build_network,
+    check_network,
+    is_peer,
+    ledger_of,
+    nearest_names,
+    quicken,
+)
 
-NAMES = ["mobilenetv3_small_050", "efficientnet_lite0", "mobilenetv2_035", "starnet_s050"]
+NAMES = ["mobilenetv3_small_050", "efficientnet_lite0", "starnet_s050", "mobileone_s0"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,6 +63,37 @@ def test_quicken_leaves_alone_what_it_cannot_stand_for():
     model = quicken(torch.nn.Sequential(*kept, torch.nn.Conv2d(4, 4, 5, padding=2, groups=4)))
     assert [type(module) for module in model] == [torch.nn.Conv2d] * 7 + [DepthwiseConv2d]
     assert list(model[:7]) == kept
+
+
+CRASH = """
+import torch
+from gmsearch.zoo import quicken
+model = quicken(torch.nn.Sequential(torch.nn.Conv2d(3, 48, 1, stride=2)))
+model.to(memory_format=torch.channels_last)
+for _ in range(60):
+    images = torch.rand(32, 3, 32, 32).to(memory_format=torch.channels_last).requires_grad_()
+    model(images).sum().backward()
+"""
+
+
+def test_a_strided_1x1_convolution_of_the_image_trains_in_channels_last():
+    """In a process of its own: without our convolution torch 2.14 ends it."""
+    done = subprocess.run([sys.executable, "-c", CRASH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("stride", [2, 3, (1, 2)])
+@pytest.mark.parametrize("side", [1, 7, 8])
+def test_a_strided_1x1_convolution_is_torchs(stride, side):
+    theirs = torch.nn.Conv2d(3, 5, 1, stride=stride).double()
+    [ours] = quicken(torch.nn.Sequential(copy.deepcopy(theirs)))
+    assert isinstance(ours, StridedPointwise)
+    images = torch.randn(4, 3, side, side).double()
+    for module in (ours, theirs):
+        module(images).square().sum().backward()
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.eval()(images), theirs(images), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=1e-12, atol=1e-12)
 
 
 def test_models_that_need_a_fixed_size_are_made_for_it():

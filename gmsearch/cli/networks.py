@@ -72,7 +72,8 @@ def _add_compare(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "--budget",
         type=size,
         metavar="MACS",
-        help="most MACs of GmNet-S3 scaled down for the preset, at 224 px (default: 150M)",
+        help="most MACs of GmNet-S3 scaled down for the preset, at 224 px; its forms with "
+        "layers of their own have more (default: 150M)",
     )
     add_training(parser)
     parser.add_argument(
@@ -117,7 +118,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.weights is not None:
         path = absolute(arguments.weights)
         if not os.path.isfile(path):
-            raise WeightsError(f"{arguments.weights}: no such file of weights")
+            raise WeightsError(f"{arguments.weights}: no such file of weights, or not a file")
         weights = {"weights": path, "weights_digest": file_digest(Path(path))}
     return _start(arguments, networks, "train", **weights)
 
@@ -168,6 +169,9 @@ def _profile(arguments: argparse.Namespace) -> int:
     from gmsearch.profile import profile, to_dict, to_tables
     from gmsearch.what import resolve
 
+    cores = len(os.sched_getaffinity(0))
+    if arguments.threads > cores:
+        raise SettingsError(f"--threads {arguments.threads}: this machine has {cores} cores")
     result = profile(
         resolve(arguments.what),
         name=arguments.what,

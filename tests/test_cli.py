@@ -61,7 +61,10 @@ def corrupt_folder(tmp_path: Path) -> str:
         (lambda t: ["--name", ""], "run name ''; allowed"),
         (lambda t: ["--trials", "0"], "--trials: '0' is not a whole number of 1 or more"),
         (lambda t: ["--trials", "two"], "--trials: 'two' is not a whole number"),
-        (lambda t: ["--resolution", "7"], "--resolution is 7; input should be greater than"),
+        (
+            lambda t: ["--resolution", "7"],
+            "--resolution is 7; .* a stride of 32: give 32 px or more",
+        ),
         (lambda t: ["--epochs", "20000"], "num_epochs is 20000; allowed: from 1 to"),
         (lambda t: ["--seed", "-1"], "--seed is -1"),
         (lambda t: ["--sampler", "magic"], "sampler 'magic'; allowed: tpe, nsga2, random"),

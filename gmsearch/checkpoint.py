@@ -1,12 +1,11 @@
 """Checkpoints: one file per training, replaced atomically, read back without running code."""
 
-import os
-import uuid
 from pathlib import Path
 
 import torch
 
 from gmsearch.errors import TrainingError
+from gmsearch.files import replacing
 from gmsearch.training import TrainingState
 
 
@@ -14,15 +13,8 @@ def save(path: Path, state: TrainingState) -> None:
     """Writes weights, optimizer, averages and history. A kill leaves the old file or the new one,
     never a part.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state.state_dict(), file)
-            file.flush()
-            os.fsync(file.fileno())  # the name must not come to disk before the contents
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, durable=True) as file:
+        torch.save(state.state_dict(), file)
 
 
 def load(path: Path, state: TrainingState) -> None:

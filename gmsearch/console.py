@@ -3,21 +3,27 @@ at the end.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
+from gmsearch.data.packs import Pack
 from gmsearch.experiment import Experiment, Settings
 from gmsearch.record import ComparedNetwork, TrialRecord, front_of, half_interval
 from gmsearch.space import format_size
 
 RECENT = 8  # finished trials in the live table
+REFRESH = 0.1  # seconds between two looks at a packing
+SKIPPED_SHOWN = 5  # broken images that are named after packing
 PLAIN_WIDTH = 140  # columns where there is no terminal
 
 
@@ -31,6 +37,69 @@ def make_console() -> Console:
     """The console on standard output; a pipe gets lines of a fixed width."""
     console = _PatientConsole(highlight=False)
     return console if console.is_terminal else _PatientConsole(highlight=False, width=PLAIN_WIDTH)
+
+
+class Reading:
+    """Shows that data is read, and how far it is packed where that has to be done."""
+
+    def __init__(self, console: Console, bars: Progress, source: str) -> None:
+        self._console = console
+        self._bars = bars
+        self._source = escape(source)
+        self._task = bars.add_task(f"reading {self._source}", total=None)
+        self._began = (0.0, 0)  # seconds, and images that were packed before
+        self._shown = 0.0  # when, in seconds
+        self._told = 0  # tenths
+        self.rate: float | None = None  # images that were packed in a second; None for none
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many images are packed."""
+        if self.rate is None:
+            self._began, self.rate = (time.perf_counter(), done), 0.0
+            self._bars.update(self._task, description=f"packing {self._source}")
+        now = time.perf_counter()
+        if now - self._shown < REFRESH and done < total:
+            return
+        self._shown = now
+        began, before = self._began
+        self.rate = (done - before) / max(1e-9, now - began)
+        self._bars.update(self._task, completed=done, total=total)
+        tenth = 10 * done // max(1, total)
+        if not self._console.is_terminal and tenth > self._told:
+            self._told = tenth
+            left = _clock((total - done) / self.rate) if self.rate else ""
+            self._console.print(
+                f"packing {self._source}: {done:,} of {total:,} images ({left} left)",
+                soft_wrap=True,
+            )
+
+
+@contextmanager
+def reading(console: Console, source: str) -> Iterator[Reading]:
+    """A bar while data is read or packed; plain lines where there is no terminal."""
+    with Progress(
+        *Progress.get_default_columns(),
+        MofNCompleteColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bars:
+        yield Reading(console, bars, source)
+
+
+def pack_in_words(pack: Pack, rate: float | None) -> str:
+    """What is in a pack, and how fast it was made; `rate` is None where it was there."""
+    splits, skipped = pack.meta["splits"], pack.meta["skipped"]
+    counts = ", ".join(f"{name} {about['count']:,}" for name, about in splits.items())
+    lines = [
+        f"{pack.path}: {counts} images of {len(pack.classes)} classes, {pack.side} px for crops of "
+        f"{pack.resolution}, {pack.nbytes / 1e6:,.0f} MB; val is {pack.meta['val_is']}"
+    ]
+    lines += [f"skipped {name}: {reason}" for name, reason in list(skipped.items())[:SKIPPED_SHOWN]]
+    if len(skipped) > SKIPPED_SHOWN:
+        lines.append(f"and {len(skipped) - SKIPPED_SHOWN:,} more, see meta.json")
+    lines.append("it was there already" if rate is None else f"{rate:,.0f} images a second")
+    return "\n".join(lines)
 
 
 class Display:

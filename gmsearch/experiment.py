@@ -20,7 +20,7 @@ from gmsearch.space_file import parse_space
 COSTS = ("macs", "params", "activations")
 SAMPLERS = ("tpe", "nsga2", "random")
 # What may differ when a run goes on: how much is done and where, not what.
-EFFORT = ("trials", "seeds", "workers", "gpus_per_trial", "max_hours", "address")
+EFFORT = ("trials", "seeds", "workers", "gpus_per_trial", "max_hours", "address", "cache")
 
 
 class Settings(BaseModel, ABC):
@@ -32,7 +32,7 @@ class Settings(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    data: str = "bands"  # "bands" or an absolute path
+    data: str = "bands"  # "bands", an absolute path, or a name that timm knows
     data_digest: str | None = None  # of what was read; None before that
     resolution: int = Field(
         default=32, ge=1, le=1024, strict=True
@@ -45,6 +45,8 @@ class Settings(BaseModel, ABC):
     gpus_per_trial: float = Field(1.0, gt=0, le=64)  # where there are GPUs
     max_hours: float | None = Field(None, gt=0)
     address: str | None = None  # of a Ray cluster; None: this machine
+    stream: bool = False  # original images are decoded in every epoch, and not packed
+    cache: str | None = None  # where they are packed to; None: the user's cache folder
 
     def model_post_init(self, _context: Any) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):

@@ -1,11 +1,17 @@
 """How a network is trained, as data, and the schedule of its learning rate."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from gmsearch.errors import SettingsError
 
 PRECISIONS = ("auto", "bf16", "fp32")
+
+
+def _setting(default: Any, low: float, high: float, words: str) -> Any:
+    """A number of a recipe: its default, its range, and what `--help` says of it."""
+    return field(default=default, metadata={"low": low, "high": high, "help": words})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,33 +22,39 @@ class Recipe:
     Raises SettingsError for a value out of range.
     """
 
-    num_epochs: int = 6
-    batch_size: int = 32
-    lr: float = 3e-3  # peak learning rate of AdamW at this batch size
-    weight_decay: float = 0.05  # on weights of two and more dimensions only
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.1
-    clip_grad: float = 1.0  # largest norm of the gradient; 0 leaves it as it is
-    crop_padding: float = 0.125  # random crops move by up to this share of the side
-    flip: bool = True
-    ema_decay: float = 0.0  # of an average of the weights that is evaluated instead; 0 for none
+    num_epochs: int = _setting(6, 1, 10_000, "of each training")
+    batch_size: int = _setting(32, 1, 65_536, "images in a batch")
+    lr: float = _setting(3e-3, 1e-8, 10, "peak learning rate of AdamW at this batch size")
+    weight_decay: float = _setting(0.05, 0, 10, "on weights of two and more dimensions only")
+    warmup_epochs: float = _setting(1.0, 0, 1_000, "of a learning rate that grows from zero")
+    label_smoothing: float = _setting(0.1, 0, 0.9, "share of a target that goes to all classes")
+    clip_grad: float = _setting(1.0, 0, 1e6, "largest norm of the gradient; 0 leaves it as it is")
+    min_crop_area: float = _setting(
+        1.0, 0.01, 1, "smallest share of an image in a resized crop; 1: crops only move"
+    )
+    flip: bool = True  # half of the images, left to right
+    color_jitter: float = _setting(
+        0.0, 0, 1, "largest change of brightness, contrast and saturation, as a share"
+    )
+    rand_augment: float = _setting(0.0, 0, 10, "magnitude of two random operations; 0 for none")
+    random_erasing: float = _setting(0.0, 0, 1, "share of images with an erased rectangle")
+    mixup: float = _setting(0.0, 0, 100, "alpha of mixup; 0 for none")
+    cutmix: float = _setting(
+        0.0, 0, 100, "alpha of CutMix; 0 for none. With both, a batch draws one of the two"
+    )
+    ema_decay: float = _setting(
+        0.0, 0, 0.99999, "of an average of the weights that is evaluated instead; 0 for none"
+    )
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("num_epochs", 1, 10_000),
-            ("batch_size", 1, 65_536),
-            ("lr", 1e-8, 10.0),
-            ("weight_decay", 0.0, 10.0),
-            ("warmup_epochs", 0.0, 1_000.0),
-            ("label_smoothing", 0.0, 0.9),
-            ("clip_grad", 0.0, 1e6),
-            ("crop_padding", 0.0, 0.5),
-            ("ema_decay", 0.0, 0.99999),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise SettingsError(f"{name} is {value!r}; allowed: from {low:g} to {high:g}")
+        for setting in fields(self):
+            value, told = getattr(self, setting.name), setting.metadata
+            if told and not told["low"] <= value <= told["high"]:
+                raise SettingsError(
+                    f"{setting.name} is {value!r}; allowed: "
+                    f"from {told['low']:g} to {told['high']:g}"
+                )
         if self.precision not in PRECISIONS:
             allowed = ", ".join(PRECISIONS)
             raise SettingsError(f"precision is {self.precision!r}; allowed: {allowed}")

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Generic
 
 from rich.console import Console
 
 from gmsearch import data
-from gmsearch.console import Display, make_console
+from gmsearch.console import Display, make_console, pack_in_words, reading
 from gmsearch.errors import UserError
 from gmsearch.experiment import Run
 from gmsearch.jobs import Jobs, Listener
@@ -50,7 +51,7 @@ class Session(Generic[Run]):
 
     settings: Run
     folder: RunFolder
-    dataset: data.Dataset
+    dataset: data.AnyDataset
     console: Console
     began: float  # on the clock of `time.time`
 
@@ -59,10 +60,11 @@ class Session(Generic[Run]):
 
         Raises TrainingError where every trial fails.
         """
-        from gmsearch import tune  # takes two seconds to import, and a finished run does without
+        from gmsearch import nodes, tune  # two seconds to import, and a finished run does without
 
         trained_before = sum(record.seconds for record in jobs.records.values())
         with tune.cluster(self.settings.address):
+            nodes.share_data(self.dataset, self.say)
             resources = tune.plan_resources(self.settings, tune.live_nodes())
             self.console.print(
                 f"{len(self.dataset.train):,} training and {len(self.dataset.minival):,} minival "
@@ -79,6 +81,9 @@ class Session(Generic[Run]):
         start_up = (first_trial or time.time()) - self.began
         return Account(wall, start_up, trained, resources.workers)
 
+    def say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False)
+
     def ending(self, finished: bool, account: Account | None) -> Ending:
         """How the session ended, where `account` is None if nothing was left to train."""
         if finished:
@@ -86,6 +91,25 @@ class Session(Generic[Run]):
         hours = self.settings.max_hours
         timed_out = hours is not None and account is not None and account.wall >= 3600 * hours
         return Ending.OUT_OF_TIME if timed_out else Ending.STOPPED
+
+
+def _load(settings: Run, console: Console) -> data.AnyDataset:
+    """The data, packed on first use. Raises DataError."""
+    if settings.stream:
+        with console.status(f"listing {settings.data} …"):
+            return data.stream(settings.data, resolution=settings.resolution)
+    with reading(console, settings.data) as progress:
+        dataset = data.load(
+            settings.data,
+            resolution=settings.resolution,
+            seed=settings.seed,
+            cache=None if settings.cache is None else Path(settings.cache),
+            progress=progress,
+        )
+    if progress.rate is not None and isinstance(dataset, data.PackedDataset):
+        words = pack_in_words(dataset.pack, progress.rate)
+        console.print(f"packed once, for all runs to come: {words}", soft_wrap=True, markup=False)
+    return dataset
 
 
 @contextmanager
@@ -97,8 +121,7 @@ def open_session(settings: Run, folder: RunFolder) -> Iterator[Session[Run]]:
     began = time.time()
     console = make_console()
     check_run(folder, settings)
-    with console.status(f"reading {settings.data} …"):
-        dataset = data.load(settings.data, resolution=settings.resolution, seed=settings.seed)
+    dataset = _load(settings, console)
     settings = settings.model_copy(update={"data_digest": dataset.digest})
     with folder.locked():
         existed = check_run(folder, settings)  # again: another driver may have made it meanwhile

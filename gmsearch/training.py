@@ -5,34 +5,31 @@
         ...  # save the state, report the result, or stop
 
 A search trial and a full training are two listeners on this loop; they differ in recipe and data
-only. All randomness of an epoch is drawn from generators seeded by (seed, epoch), so a training
-that stops after any epoch and goes on from its saved state equals one that never stopped.
+only. All randomness of a step is a function of (seed, epoch, step), so a training that stops after
+any epoch and goes on from its saved state equals one that never stopped.
 """
 
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from gmsearch.data.records import Dataset, Split
+from gmsearch.data import AnyDataset, StreamedDataset
 from gmsearch.errors import TrainingError
+from gmsearch.feeding import ArrayFeed, Batches, Feed
 from gmsearch.network import Network
 from gmsearch.recipe import Recipe, learning_rate
+from gmsearch.streaming import StreamFeed
 from gmsearch.weights import load_weights
 from gmsearch.zoo import build_network
-
-EVAL_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def start(
 
 
 def train(
-    state: TrainingState, dataset: Dataset, recipe: Recipe, *, seed: int
+    state: TrainingState, dataset: AnyDataset, recipe: Recipe, *, seed: int
 ) -> Iterator[EpochResult]:
     """Trains from where `state` stands to the recipe's last epoch; yields after each, with `state`
     up to date.
@@ -116,51 +113,39 @@ def train(
     Raises TrainingError where the training loss is not finite, or the logits of no minival image
     are.
     """
-    images, labels = _on_device(dataset.train, state.device)
-    minival = _on_device(dataset.minival, state.device)
+    feed = make_feed(dataset, recipe, seed=seed, device=state.device)
     for epoch in range(len(state.history), recipe.num_epochs):
         began = time.perf_counter()
-        generator = torch.Generator().manual_seed(_epoch_seed(seed, epoch))
-        torch.manual_seed(_epoch_seed(seed, epoch))  # of dropout, which some peers have
-        train_loss = _train_epoch(state, images, labels, recipe, epoch, generator)
+        train_loss = _train_epoch(state, feed, recipe, epoch)
         trained = time.perf_counter() - began
         if not math.isfinite(train_loss):
             raise TrainingError(f"the training loss is {train_loss} in epoch {epoch + 1}")
         model = state.model if state.ema is None else state.ema.module
-        top1, loss, num_finite = evaluate(model, *minival, recipe.precision)
+        top1, loss, num_finite = evaluate(model, feed.minival(), recipe.precision)
         if not num_finite:
             raise TrainingError(f"no logits are finite on minival after epoch {epoch + 1}")
         seconds = time.perf_counter() - began
-        num_images = len(labels) - len(labels) % min(recipe.batch_size, len(labels))
+        num_images = feed.num_steps * feed.batch_size
         known_loss = loss if math.isfinite(loss) else None
         result = EpochResult(epoch + 1, top1, known_loss, train_loss, seconds, num_images / trained)
         state.history.append(result)
         yield result
 
 
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def make_feed(
+    dataset: AnyDataset, recipe: Recipe, *, seed: int, device: torch.device
+) -> ArrayFeed | StreamFeed:
+    """The batches of a training on a data set of either kind."""
+    kind: Any = StreamFeed if isinstance(dataset, StreamedDataset) else ArrayFeed
+    return kind(dataset, recipe, seed=seed, device=device)
 
 
-def _train_epoch(
-    state: TrainingState,
-    images: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
-    epoch: int,
-    generator: torch.Generator,
-) -> float:
-    """One pass over the images in random order, in full batches; returns the mean loss."""
+def _train_epoch(state: TrainingState, feed: Feed, recipe: Recipe, epoch: int) -> float:
+    """One pass over the training images; returns the mean loss."""
     state.model.train()
-    batch_size = min(recipe.batch_size, len(labels))
-    num_steps = len(labels) // batch_size
-    order = torch.randperm(len(labels), generator=generator)
     total = torch.zeros((), device=state.device)
-    for step in range(num_steps):
-        index = order[step * batch_size : (step + 1) * batch_size]
-        batch = normalise(augment(images, index, recipe, generator))
-        target = labels[index.to(labels.device)]
-        lr = learning_rate(recipe, (epoch + (step + 0.5) / num_steps) / recipe.num_epochs)
+    for step, (batch, target) in enumerate(feed.batches(epoch)):
+        lr = learning_rate(recipe, (epoch + (step + 0.5) / feed.num_steps) / recipe.num_epochs)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
         with _autocast(state.device, recipe.precision):
@@ -174,7 +159,7 @@ def _train_epoch(
         if state.ema is not None:
             state.ema.update(state.model)
         total += loss.detach()
-    return total.item() / num_steps
+    return total.item() / feed.num_steps
 
 
 class Evaluation(NamedTuple):
@@ -186,71 +171,25 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(
-    model: nn.Module, images: Tensor, labels: Tensor, precision: str = "fp32"
-) -> Evaluation:
-    """Evaluates a model on uint8 images (N, side, side, 3) on its own device.
+def evaluate(model: nn.Module, batches: Batches, precision: str = "fp32") -> Evaluation:
+    """Evaluates a model on normalised images and their labels, both on its own device.
 
     An image with logits that are not finite counts as wrong. They come from products of features
     without a bound, such as h·h, where the running statistics of a BN lag behind the network: a few
     images overflow, and the rest of the answer is as good as any.
     """
     model.eval()
-    correct, total, num_finite = (torch.zeros((), device=images.device) for _ in range(3))
-    for batch, target in zip(
-        images.split(EVAL_BATCH_SIZE), labels.split(EVAL_BATCH_SIZE), strict=True
-    ):
-        with _autocast(images.device, precision):
-            logits = model(normalise(batch)).float()
+    correct = total = num_finite = torch.zeros(())
+    num_images = 0
+    for batch, target in batches:
+        with _autocast(batch.device, precision):
+            logits = model(batch).float()
         finite = logits.isfinite().all(1)
-        correct += (finite & (logits.argmax(1) == target)).sum()
-        total += F.cross_entropy(logits, target, reduction="sum")
-        num_finite += finite.sum()
-    num_images = len(labels)
-    return Evaluation(
-        100 * correct.item() / num_images, total.item() / num_images, int(num_finite.item())
-    )
-
-
-def augment(images: Tensor, index: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Random crops and flips of the images at `index`, uint8 (N, side, side, 3), in a single
-    gather.
-
-    A crop shifts the image by up to `crop_padding` of its side; what comes in at the border is its
-    mirror image.
-    """
-    count, side = len(index), images.shape[1]
-    reach = int(recipe.crop_padding * side)
-    shift = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator)
-    rows, columns = _mirrored(torch.arange(side) + shift, side)  # (N, side) each
-    if recipe.flip:
-        flips = torch.rand(count, 1, generator=generator) < 0.5
-        columns = torch.where(flips, columns.flip(1), columns)
-    index, rows, columns = (part.to(images.device) for part in (index, rows, columns))
-    return images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def _mirrored(position: Tensor, side: int) -> Tensor:
-    """Positions outside [0, side) reflected into it, the border pixel not repeated."""
-    position = position.abs()
-    return torch.where(position >= side, 2 * (side - 1) - position, position)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 (N, side, side, 3) to float (N, 3, side, side) in channels_last, by ImageNet's mean and
-    deviation.
-    """
-    mean = torch.tensor(IMAGENET_DEFAULT_MEAN, device=images.device) * 255
-    std = torch.tensor(IMAGENET_DEFAULT_STD, device=images.device) * 255
-    return ((images - mean) / std).permute(0, 3, 1, 2)
-
-
-def _on_device(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    with warnings.catch_warnings():
-        # Workers share one read-only copy of the images; torch warns since it cannot forbid
-        # writing. We only read.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+        correct = correct + (finite & (logits.argmax(1) == target)).sum()
+        total = total + F.cross_entropy(logits, target, reduction="sum")
+        num_finite = num_finite + finite.sum()
+        num_images += len(target)
+    return Evaluation(100 * float(correct) / num_images, float(total) / num_images, int(num_finite))
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:

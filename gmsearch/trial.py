@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from gmsearch import checkpoint
-from gmsearch.data.records import Dataset
+from gmsearch.data import AnyDataset
 from gmsearch.errors import TrainingError
 from gmsearch.files import write_atomically
 from gmsearch.network import Network, network_to_json
@@ -16,7 +16,7 @@ from gmsearch.training import EpochResult, start, train
 
 def run_trial(
     network: Network,
-    dataset: Dataset,
+    dataset: AnyDataset,
     recipe: Recipe,
     folder: Path,
     *,
@@ -38,7 +38,7 @@ def run_trial(
         len(dataset.classes),
         recipe,
         seed=seed,
-        resolution=dataset.train.images.shape[1],
+        resolution=dataset.resolution,
         device=device,
     )
     saved = folder / "checkpoint.pt"

@@ -33,7 +33,7 @@ from ray import tune  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
-from gmsearch.data.records import Dataset  # noqa: E402
+from gmsearch.data import AnyDataset  # noqa: E402
 from gmsearch.errors import SettingsError, TrainingError  # noqa: E402
 from gmsearch.experiment import Settings  # noqa: E402
 from gmsearch.jobs import Jobs, Listener  # noqa: E402
@@ -148,7 +148,7 @@ def run_trials(
     resources: Resources,
     folder: RunFolder,
     jobs: Jobs,
-    dataset: Dataset,
+    dataset: AnyDataset,
     listeners: Sequence[Listener],
 ) -> float | None:
     """Trains until there are no more jobs, the time is up, or the user stops it; the jobs then have
@@ -157,7 +157,7 @@ def run_trials(
     Returns when the first training began, on the clock of `time.time`.
     """
 
-    def train(config: dict[str, Any], dataset: Dataset) -> None:
+    def train(config: dict[str, Any], dataset: AnyDataset) -> None:
         # Ray sends a nested function by value: a worker imports this one module and not the
         # driver's.
         from gmsearch import worker

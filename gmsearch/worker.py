@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from ray import tune
 
-from gmsearch.data.records import Dataset
+from gmsearch.data import AnyDataset
 from gmsearch.network import network_from_dict
 from gmsearch.recipe import Recipe
 from gmsearch.trial import run_trial
 
 
-def train(config: dict[str, Any], dataset: Dataset) -> None:
+def train(config: dict[str, Any], dataset: AnyDataset) -> None:
     """Trains one job and reports its curve after every epoch.
 
     An error of the training is reported, not raised: Ray would only run into it again. One of the

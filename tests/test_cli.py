@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_data import make_folder
+from pictures import make_folder
 
 from gmsearch.cli import main
 from gmsearch.cli.flags import run_name

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pictures import make_folder
 from scipy import stats
-from test_data import make_folder
 
 from gmsearch import data
 from gmsearch.compare import compared, resolve_differences

@@ -17,15 +17,20 @@ FLOORS = (
     },
     {"references", "reading", "space", "space_file", "survey", "experiment", "run"},
     {
-        *{"data", "data.records", "data.bands", "data.images"},
+        *{"data", "data.records", "data.bands", "data.decoding", "data.sources", "data.named"},
+        *{"data.selection", "data.packs", "data.packing", "data.cache", "data.receiving"},
+        *{"data.opening", "data.streamed"},
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export"},
     },
-    {"training", "checkpoint", "trial", "latency", "what"},
-    {"jobs", "trainings", "sampler", "study", "console", "picture", "worker", "tune", "session"},
+    {"augment", "feeding", "streaming", "training", "checkpoint", "trial", "latency", "what"},
+    {
+        *{"jobs", "trainings", "sampler", "study", "console", "picture"},
+        *{"worker", "tune", "nodes", "session"},
+    },
     {"search", "compare", "profile"},
-    {"cli", "cli.flags", "cli.searching", "cli.networks", "__main__", ""},
+    {"cli", "cli.flags", "cli.searching", "cli.networks", "cli.packing", "__main__", ""},
 )
 TRAINING_CORE = ("gates", "model", "zoo", "weights", "data", "training", "checkpoint", "trial")
 FOREIGN_TO_TRAINING = {"pydantic", "optuna", "ray", "rich", "yaml", "matplotlib"}
@@ -35,9 +40,14 @@ DOORS = {
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
+        *{"augment", "feeding", "streaming"},
     },
-    "timm": {"depthwise", "gates", "block", "model", "registry", "weights", "zoo", "training"},
-    "ray": {"tune", "worker"},
+    "torchvision": {"augment", "streaming"},
+    "timm": {
+        *{"depthwise", "gates", "block", "model", "registry", "weights", "zoo", "training"},
+        *{"augment", "streaming", "data.named"},
+    },
+    "ray": {"tune", "worker", "nodes"},
     "optuna": {"sampler", "study"},
     "pydantic": {"reading", "space_file", "experiment"},
     "yaml": {"reading", "experiment"},
@@ -46,7 +56,7 @@ DOORS = {
     "onnxruntime": {"onnx_export"},
     "scipy": {"compare"},
     "matplotlib": {"picture"},
-    "PIL": {"data.images"},
+    "PIL": {"data.decoding", "data.sources", "data.named", "data.streamed"},
 }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import optuna
 import pandas as pd
 import pytest
-from test_data import make_folder
+from pictures import make_folder
 
 from gmsearch import data
 from gmsearch.architecture import Architecture

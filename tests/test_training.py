@@ -9,10 +9,11 @@ import torch
 
 from gmsearch import checkpoint
 from gmsearch.architecture import Architecture, Stage
+from gmsearch.augment import normalise
 from gmsearch.data.records import Dataset, Split
 from gmsearch.errors import SettingsError, TrainingError
 from gmsearch.recipe import Recipe, learning_rate
-from gmsearch.training import augment, evaluate, normalise, start, train
+from gmsearch.training import evaluate, start, train
 from gmsearch.trial import run_trial
 
 NET = Architecture(
@@ -31,9 +32,9 @@ def dataset() -> Dataset:
     def split(count):
         labels = np.arange(count) % 2
         images = 90 + 70 * labels[:, None, None, None] + rng.normal(0, 40, (count, 16, 16, 3))
-        return Split(images.clip(0, 255).astype(np.uint8), labels.astype(np.int64))
+        return Split.of(images.clip(0, 255).astype(np.uint8), labels.astype(np.int64))
 
-    return Dataset("brightness", ("dark", "bright"), split(72), split(40))
+    return Dataset("brightness", ("dark", "bright"), 16, split(72), split(40))
 
 
 def results(state, dataset, recipe=RECIPE, seed=0):
@@ -41,6 +42,12 @@ def results(state, dataset, recipe=RECIPE, seed=0):
     return [
         (r.epoch, r.top1, r.loss, r.train_loss) for r in train(state, dataset, recipe, seed=seed)
     ]
+
+
+def whole(split):
+    """All images of a split, normalised, and their labels."""
+    images = np.stack([split.images[i] for i in range(len(split))])
+    return normalise(torch.from_numpy(images)), torch.from_numpy(split.labels)
 
 
 def weights(state):
@@ -139,8 +146,8 @@ def test_images_that_overflow_count_as_wrong_and_not_as_a_failure(dataset):
             right = torch.tensor([[0.0, 1.0]]).expand(len(x), 2)
             return torch.where(torch.arange(len(x))[:, None] % 4 == 0, math.nan, right)
 
-    images, labels = torch.zeros(12, 8, 8, 3, dtype=torch.uint8), torch.ones(12, dtype=torch.int64)
-    found = evaluate(Overflows(), images, labels)
+    images, labels = torch.zeros(12, 3, 8, 8), torch.ones(12, dtype=torch.int64)
+    found = evaluate(Overflows(), [(images, labels)])
     assert (found.top1, found.num_finite) == (75.0, 9) and math.isnan(found.loss)
 
     state = start(NET, 2, RECIPE, seed=0, resolution=32)
@@ -170,13 +177,12 @@ def test_the_average_of_the_weights_is_what_is_evaluated(dataset):
 
 def test_one_step_is_adamw_with_clipping_on_the_smoothed_loss(dataset):
     """One batch by hand: torch's own parts in the plainest order."""
-    recipe = Recipe(num_epochs=1, batch_size=72, warmup_epochs=0, crop_padding=0, flip=False)
+    recipe = Recipe(num_epochs=1, batch_size=72, warmup_epochs=0, flip=False)
     state = start(NET, 2, recipe, seed=0, resolution=32)
     reference = start(NET, 2, recipe, seed=0, resolution=32).model.train()
     results(state, dataset, recipe)
 
-    images = normalise(torch.from_numpy(dataset.train.images))
-    labels = torch.from_numpy(dataset.train.labels)
+    images, labels = whole(dataset.train)
     decayed = [p for p in reference.parameters() if p.ndim > 1]
     others = [p for p in reference.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -209,51 +215,18 @@ def test_the_learning_rate_warms_up_and_follows_half_a_cosine():
     assert steps == sorted(steps, reverse=True)
 
 
-def test_augment_is_a_shift_with_mirrored_border_and_a_flip():
-    """Each output is the reflect-padded image at one offset, flipped or not, by NumPy."""
-    rng = np.random.default_rng(0)
-    images = torch.from_numpy(rng.integers(0, 255, (5, 8, 8, 3), dtype=np.uint8))
-    index = torch.tensor([4, 0, 0, 2])
-    generator = torch.Generator().manual_seed(0)
-    seen = set()
-    for _ in range(40):
-        out = augment(images, index, Recipe(crop_padding=0.25), generator).numpy()
-        for result, source in zip(out, images[index].numpy(), strict=True):
-            padded = np.pad(source, ((2, 2), (2, 2), (0, 0)), mode="reflect")
-            matches = [
-                (dy, dx, flip)
-                for dy in range(5)
-                for dx in range(5)
-                for flip in (False, True)
-                if np.array_equal(result, padded[dy : dy + 8, dx : dx + 8][:, :: -1 if flip else 1])
-            ]
-            assert len(matches) == 1
-            seen.add(matches[0])
-    assert len(seen) == 5 * 5 * 2  # 160 draws of 50: all of them turn up with this seed
-
-
-def test_normalise_is_torchvisions_in_channels_last():
-    from torchvision.transforms.v2.functional import normalize
-
-    images = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
-    ours = normalise(images)
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    theirs = normalize(images.permute(0, 3, 1, 2) / 255, mean, std)
-    torch.testing.assert_close(ours, theirs)
-    assert ours.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_evaluate_counts_every_image_once(dataset):
     state = start(NET, 2, RECIPE, seed=0, resolution=32)
-    images = torch.from_numpy(dataset.train.images).repeat(8, 1, 1, 1)  # more than a batch
-    labels = torch.from_numpy(dataset.train.labels).repeat(8)
-    top1, loss, _ = evaluate(state.model, images, labels)
+    images, labels = (part.repeat_interleave(8, 0) for part in whole(dataset.train))
+    batches = zip(images.split(100), labels.split(100), strict=True)  # the last is smaller
+    top1, loss, _ = evaluate(state.model, batches)
     state.model.eval()
+    images, labels = whole(dataset.train)
     with torch.inference_mode():
-        logits = torch.cat([state.model(normalise(image[None])) for image in images[:72]])
-    hits = (logits.argmax(1) == labels[:72]).float()
+        logits = torch.cat([state.model(image[None]) for image in images])
+    hits = (logits.argmax(1) == labels).float()
     assert top1 == pytest.approx(100 * hits.mean().item())
-    expected = torch.nn.functional.cross_entropy(logits, labels[:72]).item()
+    expected = torch.nn.functional.cross_entropy(logits, labels).item()
     assert loss == pytest.approx(expected, rel=1e-4)
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import timm
 import torch
-from test_data import make_folder
+from pictures import make_folder
 from torch.nn import functional as F
 
 from gmsearch import data

@@ -3,12 +3,13 @@
 import argparse
 import os
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gmsearch.data import BUILT_IN
+from gmsearch.data import BUILT_IN, is_named, packed_resolution
 from gmsearch.errors import SettingsError
-from gmsearch.recipe import Recipe
+from gmsearch.recipe import PRECISIONS, Recipe
 from gmsearch.space import parse_size
 
 # What a run trains at unless told otherwise: (pixels, images in a batch).
@@ -34,7 +35,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--data",
         default=BUILT_IN,
         metavar="SRC",
-        help="folder or zip in ImageNet layout (default: bands, made in memory)",
+        help="a pack, images in ImageNet layout as a folder, zip or tar, or a name that timm "
+        "knows, such as torch/cifar10 (default: bands, made in memory)",
     )
     parser.add_argument("--name", help="of the run folder (default: from what is trained)")
     parser.add_argument(
@@ -44,13 +46,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--resolution",
         type=whole,
         metavar="PX",
-        help="of the training images (default: 32 for bands, else 128)",
+        help="of the training images (default: 32 for bands, a pack's own, else 128)",
     )
     parser.add_argument(
-        "--batch-size",
-        type=whole,
-        metavar="N",
-        help="images in a batch (default: 32 for bands, else 128)",
+        "--stream",
+        action="store_true",
+        help="decode the original images anew in every epoch, with timm's loader, instead of "
+        "packing them: for sets that are trained on once",
     )
     parser.add_argument(
         "--seed", type=int, default=0, metavar="S", help="of everything random (default: 0)"
@@ -58,6 +60,34 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs"
     )
+    _add_recipe(parser)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field of a recipe, but for the epochs, which have theirs above."""
+    group = parser.add_argument_group("recipe", "how networks are trained, bands and images alike")
+    for setting in fields(Recipe):
+        name, told, default = setting.name, setting.metadata, setting.default
+        flag = "--" + name.replace("_", "-")
+        if name == "batch_size":
+            group.add_argument(
+                flag,
+                type=whole,
+                metavar="N",
+                help="images in a batch (default: 32 for bands, else 128)",
+            )
+        elif told and name != "num_epochs":
+            group.add_argument(
+                flag, type=float, metavar="X", help=f"{told['help']} (default: {default:g})"
+            )
+    group.add_argument(
+        "--no-flip",
+        dest="flip",
+        action="store_const",
+        const=False,
+        help="no mirror images, where left and right mean something",
+    )
+    group.add_argument("--precision", choices=PRECISIONS, help=f"default: {Recipe().precision}")
 
 
 def add_effort(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +112,11 @@ def add_effort(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-hours", type=float, metavar="H", help="stop after H hours; resume goes on"
     )
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        help="where original images are packed to on first use (default: the user's cache folder)",
+    )
 
 
 def training(arguments: argparse.Namespace, *words: str) -> dict[str, Any]:
@@ -89,25 +124,32 @@ def training(arguments: argparse.Namespace, *words: str) -> dict[str, Any]:
     name.
     """
     built_in = arguments.data == BUILT_IN
-    source = arguments.data if built_in else absolute(arguments.data)
+    source = arguments.data if built_in or is_named(arguments.data) else absolute(arguments.data)
     resolution, batch_size = FIDELITIES["bands" if built_in else "images"]
     name = arguments.name
     return {
         "name": run_name(*words, Path(source).stem) if name is None else name,
         "data": source,
-        "resolution": arguments.resolution or resolution,
-        "recipe": Recipe(
-            num_epochs=arguments.epochs, batch_size=arguments.batch_size or batch_size
-        ),
+        "resolution": arguments.resolution or packed_resolution(source) or resolution,
+        "recipe": _recipe(arguments, batch_size),
         "seed": arguments.seed,
+        "stream": arguments.stream,
         **effort(arguments),
     }
 
 
+def _recipe(arguments: argparse.Namespace, batch_size: int) -> Recipe:
+    said = {setting.name: getattr(arguments, setting.name, None) for setting in fields(Recipe)}
+    said = {name: value for name, value in said.items() if value is not None}
+    return Recipe(**{"batch_size": batch_size, **said, "num_epochs": arguments.epochs})
+
+
 def effort(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was said of the flags of `add_effort`."""
-    names = ("workers", "gpus_per_trial", "address", "max_hours")
+    names = ("workers", "gpus_per_trial", "address", "max_hours", "cache")
     given = {name: getattr(arguments, name) for name in names}
+    if given["cache"] is not None:
+        given["cache"] = absolute(given["cache"])
     return {name: value for name, value in given.items() if value is not None}
 
 

@@ -113,9 +113,9 @@ def _resume(arguments: argparse.Namespace) -> int:
         )
     before = read_settings(folder.experiment_file)
     settings = dict(before)
-    for name in EFFORT:  # said anew in each session, but for how much there is to train
-        if name not in ("trials", "seeds"):
-            del settings[name]
+    for name in EFFORT:  # said anew in each session, but for how much there is, and where
+        if name not in ("trials", "seeds", "cache"):
+            settings.pop(name, None)
     settings |= {"data_digest": None, **effort(arguments)}
     right, wrong = ("seeds", "trials") if isinstance(before, Comparison) else ("trials", "seeds")
     if getattr(arguments, wrong):

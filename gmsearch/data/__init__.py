@@ -1,28 +1,99 @@
-"""Data sets as plain arrays: `load("bands", …)` or `load("path/to/imagenet", …)`.
+"""Data sets as plain arrays: `load("bands", …)`, or `load(…)` of a pack or of original images.
 
-Reading needs NumPy and Pillow only; batches become tensors in `training`.
+Reading needs NumPy and Pillow only; batches become tensors in `feeding`.
 """
 
 from pathlib import Path
 
 from gmsearch.data.bands import make_bands, make_bands_val
-from gmsearch.data.images import load_images, load_images_val
-from gmsearch.data.records import Dataset, Split
+from gmsearch.data.cache import place_of
+from gmsearch.data.opening import is_named, open_source
+from gmsearch.data.packing import Order, Progress, make_pack
+from gmsearch.data.packs import Pack, PackedDataset, is_pack, read_pack
+from gmsearch.data.records import Dataset, Shards, Split
+from gmsearch.data.selection import Selection, choose
+from gmsearch.data.streamed import StreamedDataset
+from gmsearch.errors import DataError
 
-__all__ = ["BUILT_IN", "Dataset", "Split", "load", "load_val"]
+__all__ = [
+    "BUILT_IN",
+    "AnyDataset",
+    "Dataset",
+    "PackedDataset",
+    "Shards",
+    "Split",
+    "StreamedDataset",
+    "is_named",
+    "load",
+    "load_val",
+    "packed_resolution",
+    "stream",
+]
 
 BUILT_IN = "bands"
+AnyDataset = Dataset | StreamedDataset
 
 
-def load(source: str, *, resolution: int, seed: int) -> Dataset:
-    """The data of a search: `bands`, or a folder or zip in ImageNet layout. Raises DataError."""
+def load(
+    source: str,
+    *,
+    resolution: int,
+    seed: int,
+    cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Dataset:
+    """The data of a search: `bands`, which `seed` makes, a pack, or original images, which are
+    packed into the cache on first use. Raises DataError.
+    """
     if source == BUILT_IN:
         return make_bands(resolution, seed)
-    return load_images(Path(source), resolution, seed)
+    pack = _pack_of(source, resolution, cache, progress)
+    pack.verify("train", "minival")
+    return PackedDataset.of(pack)
 
 
-def load_val(source: str, *, resolution: int, seed: int) -> Split:
+def stream(source: str, *, resolution: int) -> StreamedDataset:
+    """Original images that are decoded in every epoch. Raises DataError."""
+    if source == BUILT_IN or is_pack(Path(source)):
+        raise DataError(f"--stream: {source} is not original images; leave --stream out")
+    images = open_source(source)
+    plan = choose(images, Selection())
+    return StreamedDataset(Path(source).stem, plan.classes, resolution, images, plan)
+
+
+def load_val(
+    source: str,
+    *,
+    resolution: int,
+    seed: int,
+    cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Split:
     """The official held-out split, for final figures only. Raises DataError."""
     if source == BUILT_IN:
         return make_bands_val(resolution, seed)
-    return load_images_val(Path(source), resolution)
+    pack = _pack_of(source, resolution, cache, progress)
+    pack.verify("val")
+    return pack.split("val")
+
+
+def packed_resolution(source: str) -> int | None:
+    """The resolution that a pack was made for; None for what is no pack."""
+    path = Path(source)
+    return read_pack(path).resolution if is_pack(path) else None
+
+
+def _pack_of(source: str, resolution: int, cache: Path | None, progress: Progress) -> Pack:
+    path = Path(source)
+    if is_pack(path):
+        pack = read_pack(path)
+        if pack.resolution != resolution:
+            raise DataError(
+                f"{source}: packed for {pack.resolution} px; give --resolution {pack.resolution}, "
+                "or pack the images again for another"
+            )
+        return pack
+    images = open_source(source)
+    order = Order(images, Selection(), choose(images, Selection()), resolution)
+    place = place_of(source, resolution, order.key, cache)
+    return make_pack(order, place, progress=progress)

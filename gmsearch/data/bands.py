@@ -24,6 +24,7 @@ NUM_MINIVAL = 500
 NUM_VAL = 2000
 PERIOD = 3.0  # pixels from stripe to stripe, at any resolution
 NOISE = 0.05
+HEADROOM = 0.25  # of the resolution: crops of training move by up to an eighth to either side
 
 
 def make_bands(resolution: int, seed: int) -> Dataset:
@@ -31,6 +32,7 @@ def make_bands(resolution: int, seed: int) -> Dataset:
     return Dataset(
         name="bands",
         classes=CLASSES,
+        resolution=resolution,
         train=_make_split(NUM_TRAIN, resolution, [seed, 0]),
         minival=_make_split(NUM_MINIVAL, resolution, [seed, 1]),
     )
@@ -41,11 +43,22 @@ def make_bands_val(resolution: int, seed: int) -> Split:
     return _make_split(NUM_VAL, resolution, [seed, 2])
 
 
-def _make_split(count: int, side: int, seed: list[int]) -> Split:
+def _make_split(count: int, resolution: int, seed: list[int]) -> Split:
+    """Images of `resolution` px, with their mirrored borders around them."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(CLASSES))
-    images = np.stack([_draw(int(label), side, rng) for label in labels])
-    return Split(images, labels.astype(np.int64))
+    around = round(HEADROOM * resolution / 2)
+    images = np.stack(
+        [
+            np.pad(
+                _draw(int(label), resolution, rng),
+                ((around, around), (around, around), (0, 0)),
+                mode="reflect",
+            )
+            for label in labels
+        ]
+    )
+    return Split.of(images, labels.astype(np.int64))
 
 
 def _draw(label: int, side: int, rng: np.random.Generator) -> np.ndarray:

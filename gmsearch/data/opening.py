@@ -1,0 +1,36 @@
+"""From what a user calls a source to the source."""
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+from gmsearch.data.named import PREFIXES, Named
+from gmsearch.data.sources import Folder, Source, Tar, Zip
+from gmsearch.errors import DataError
+
+
+def is_named(source: str) -> bool:
+    """Whether a source is a name for timm, such as torch/cifar10, and not a path."""
+    return source.partition("/")[0] in PREFIXES and not Path(source).exists()
+
+
+def open_source(source: str, root: Path | None = None) -> Source:
+    """A folder, zip or tar of images, or a data set that timm knows by name. Raises DataError.
+
+    `root` is where timm looks for, or puts, a data set of the second kind.
+    """
+    path = Path(source)
+    if is_named(source):
+        return Named(source, root)
+    if path.is_dir():
+        return Folder(path)
+    if not path.exists():
+        raise DataError(
+            f"{source}: no such data; give 'bands', a pack, a folder, zip or tar of images in "
+            "ImageNet layout, or a name that timm knows, such as torch/cifar10"
+        )
+    if zipfile.is_zipfile(path):
+        return Zip(path)
+    if tarfile.is_tarfile(path):
+        return Tar(path)
+    raise DataError(f"{source}: neither a folder nor a readable zip or tar of images")

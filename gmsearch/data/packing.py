@@ -1,0 +1,336 @@
+"""Writing a pack: every image decoded once, on all cores, to go on after any stop.
+
+Shards are the unit of work: each is decoded in memory and comes to disk whole, with a note of what
+was skipped. A packing that goes on leaves those alone that are there.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import mmap
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gmsearch.data.decoding import side_for, to_square
+from gmsearch.data.packs import FORMAT, LABELS, META, NAMES, Pack, is_pack, read_pack, shard_name
+from gmsearch.data.selection import Plan, Selection
+from gmsearch.data.sources import Member, Source
+from gmsearch.errors import DataError
+from gmsearch.files import replacing, sha256_of, write_atomically
+
+SHARD_BYTES = 2**28  # of images in one file, and in memory while it is made
+UNFINISHED = ".packing"  # the folder of what is known before there is a meta.json
+AT_ONCE = 16  # images that a process takes at a time
+DISK_SPARE = 2**26  # bytes that are left to the disk beside the images
+MOST_SKIPPED = 0.01  # the share of broken images that is taken without a word from the user
+LEAST, MOST = 8, 1024  # pixels
+
+Progress = Callable[[int, int], None]  # images done, and of how many
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to pack, and for what."""
+
+    source: Source
+    selection: Selection
+    plan: Plan
+    resolution: int
+
+    def __post_init__(self) -> None:
+        if not LEAST <= self.resolution <= MOST:
+            raise DataError(f"--resolution is {self.resolution}; allowed: {LEAST} to {MOST} px")
+
+    @property
+    def side(self) -> int:
+        return side_for(self.resolution)
+
+    @property
+    def nbytes(self) -> int:
+        return self.plan.num_images * self.side**2 * 3
+
+    @property
+    def key(self) -> str:
+        """What two packs share that hold the same images, as far as can be told before."""
+        told = f"{FORMAT} {self.resolution} {self.source.key} {self.plan.digest}"
+        return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def make_pack(
+    order: Order,
+    out: Path,
+    *,
+    workers: int | None = None,
+    most_skipped: float = MOST_SKIPPED,
+    progress: Progress = lambda done, total: None,
+) -> Pack:
+    """Packs, goes on with a packing that was stopped, or finds that all is there.
+
+    Raises DataError where `out` holds something else, where the disk is too small, and where more
+    than `most_skipped` of the images are broken.
+    """
+    with _held(out, order) as finished:
+        if finished:
+            return finished
+        shards = list(_shards(order))
+        total, done = order.plan.num_images, 0
+        skipped: list[tuple[str, str]] = []
+        progress(done, total)
+        with _decoders(order, shards, workers) as decoders:
+            for shard in shards:
+                for count in _pack_shard(out, shard, decoders):
+                    progress(done + count, total)
+                done += len(shard.members)
+                skipped += _read_note(out, shard)["skipped"]
+                if len(skipped) > most_skipped * total:
+                    name, reason = skipped[0]
+                    raise DataError(
+                        f"{order.source.name}: {len(skipped):,} of {done:,} images cannot be read, "
+                        f"such as {name} ({reason}); remove or replace them, or allow more than "
+                        f"{most_skipped:g} of all with --skip-at-most SHARE"
+                    )
+        return _finish(order, out, shards)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The images that one file shall hold."""
+
+    split: str
+    number: int
+    members: Sequence[Member]
+
+    @property
+    def file(self) -> Path:
+        return Path(self.split) / shard_name(self.number)
+
+    @property
+    def note(self) -> Path:
+        """What was skipped; it is written last."""
+        return Path(UNFINISHED) / f"{self.split}-{self.number:03}.json"
+
+
+def _shards(order: Order) -> Iterator[_Shard]:
+    size = max(1, SHARD_BYTES // (order.side**2 * 3))
+    for split, members in order.plan.splits.items():
+        for number, start in enumerate(range(0, len(members), size)):
+            yield _Shard(split, number, members[start : start + size])
+
+
+@contextlib.contextmanager
+def _held(out: Path, order: Order) -> Iterator[Pack | None]:
+    """Holds the folder of a pack against a second packer, who waits. Gives the pack if it is
+    finished. Raises DataError where the folder has something else.
+    """
+    if is_pack(out):
+        yield _finished(out, order)
+        return
+    begun = out / UNFINISHED
+    if not begun.is_dir():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise DataError(f"{out} exists and is no pack; choose another folder")
+        check_disk(out, order.nbytes)
+    with _no_space_told(out):
+        begun.mkdir(parents=True, exist_ok=True)
+        with (begun / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if is_pack(out):  # the other packer made it
+                yield _finished(out, order)
+                return
+            told = begun / "order.json"
+            if told.exists() and json.loads(told.read_text()) != order.key:
+                raise DataError(
+                    f"{out} has the beginnings of another pack; remove it, or choose another folder"
+                )
+            write_atomically(told, json.dumps(order.key))
+            yield None
+
+
+def _finished(out: Path, order: Order) -> Pack:
+    found = read_pack(out)
+    if found.meta["key"] != order.key:
+        raise DataError(
+            f"{out} is another pack ({found.meta['source']}, {len(found.classes)} classes, "
+            f"{found.resolution} px, seed {found.meta['selection']['seed']}); choose another folder"
+        )
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # left by a kill at the very end
+    return found
+
+
+def check_disk(out: Path, needed: int) -> None:
+    """Raises DataError before anything is written, where the images cannot fit."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if needed + DISK_SPARE > free:
+        raise DataError(
+            f"{out}: the images take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            "make room, take fewer with --classes or --per-class, or a lower --resolution"
+        )
+
+
+@contextlib.contextmanager
+def _no_space_told(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DataError(
+            f"{out}: no space is left on the disk; make room and say the same again to go on"
+        ) from None
+
+
+class _Decoders:
+    """Processes that decode into memory that they share with this one."""
+
+    def __init__(self, pool: ProcessPoolExecutor, images: np.ndarray) -> None:
+        self._pool = pool
+        self._images = images
+
+    def decode(self, shard: _Shard) -> tuple[np.ndarray, Iterator[str | None]]:
+        """The memory, uint8 (N, side, side, 3), and for each image, once it is there, why it is
+        not.
+        """
+        count = len(shard.members)
+        places = range(count)
+        return self._images[:count], self._pool.map(
+            _decode, [shard.members[i] for i in places], places, chunksize=AT_ONCE
+        )
+
+
+@contextlib.contextmanager
+def _decoders(order: Order, shards: list[_Shard], workers: int | None) -> Iterator[_Decoders]:
+    """Starts the processes, by a fork: they inherit the source and the memory."""
+    most = max(len(shard.members) for shard in shards)
+    memory = mmap.mmap(-1, most * order.side**2 * 3)
+    images = np.frombuffer(memory, np.uint8).reshape(most, order.side, order.side, 3)
+    with ProcessPoolExecutor(
+        workers or len(os.sched_getaffinity(0)),
+        mp_context=multiprocessing.get_context("fork"),
+        initializer=_start_decoder,
+        initargs=(order, images),
+    ) as pool:
+        try:
+            yield _Decoders(pool, images)
+        except BrokenProcessPool:
+            raise DataError(
+                f"{order.source.name}: a process that decoded died, perhaps for want of memory; "
+                "say the same again to go on, with fewer --workers"
+            ) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_inherited: tuple[Order, np.ndarray]  # in a process that decodes: what it decodes, and where to
+
+
+def _start_decoder(order: Order, images: np.ndarray) -> None:
+    global _inherited
+    _inherited = order, images
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that packs
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """Ends this process when the one that packs is killed, which else it would not notice."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _decode(member: Member, place: int) -> str | None:
+    """Decodes one image, or says why it cannot be."""
+    order, images = _inherited
+    try:
+        images[place] = to_square(order.source.read(member), order.resolution, order.side)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a broken file makes of the decoder
+        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return " ".join(text.split())
+    return None
+
+
+def _pack_shard(out: Path, shard: _Shard, decoders: _Decoders) -> Iterator[int]:
+    """Writes one shard, unless it is there; yields how many images are done."""
+    if (out / shard.note).exists():
+        return
+    images, answers = decoders.decode(shard)
+    reasons: list[str | None] = []
+    for reason in answers:
+        reasons.append(reason)
+        yield len(reasons)
+    good = [reason is None for reason in reasons]
+    path = out / shard.file
+    path.parent.mkdir(exist_ok=True)
+    with replacing(path, durable=True) as file:
+        np.save(file, images if all(good) else images[good], allow_pickle=False)
+    skipped = [(m.name, r) for m, r in zip(shard.members, reasons, strict=True) if r]
+    note = {"skipped": skipped, "sha256": sha256_of(path)}
+    write_atomically(out / shard.note, json.dumps(note))
+
+
+def _read_note(out: Path, shard: _Shard) -> Any:
+    """What is known of a shard: `skipped`, by name with reasons, and `sha256`."""
+    return json.loads((out / shard.note).read_text(encoding="utf-8"))
+
+
+def _finish(order: Order, out: Path, shards: list[_Shard]) -> Pack:
+    """Writes labels, names and meta.json, and takes the notes away."""
+    label_of = {name: label for label, name in enumerate(order.plan.classes)}
+    skipped: dict[str, str] = {}
+    splits: dict[str, Any] = {}
+    for split in order.plan.splits:
+        notes = {
+            shard.file.name: _read_note(out, shard) for shard in shards if shard.split == split
+        }
+        for note in notes.values():
+            skipped |= {name: reason for name, reason in note["skipped"]}
+        kept = [member for member in order.plan.splits[split] if member.name not in skipped]
+        labels = np.array([label_of[member.label] for member in kept], np.int64)
+        counts = np.bincount(labels, minlength=len(label_of))
+        if not counts.all():
+            empty = order.plan.classes[int(counts.argmin())]
+            raise DataError(
+                f"{order.source.name}: no image of class '{empty}' in {split} can be read"
+            )
+        with replacing(out / split / LABELS) as file:
+            np.save(file, labels, allow_pickle=False)
+        names = "".join(f"{member.name}\n" for member in kept)
+        write_atomically(out / split / NAMES, names)
+        checksums = {name: note["sha256"] for name, note in notes.items()}
+        splits[split] = {
+            "count": len(kept),
+            "of_a_class": [int(counts.min()), int(counts.max())],
+            "sha256": {**checksums, LABELS: sha256_of(out / split / LABELS)},
+        }
+    meta = {
+        "gmsearch_pack": FORMAT,
+        "source": order.source.name,
+        "selection": asdict(order.selection),
+        "key": order.key,
+        "resolution": order.resolution,
+        "side": order.side,
+        "val_is": "cut from train" if order.plan.cut_val else "the official one",
+        "splits": splits,
+        "skipped": skipped,
+        "classes": order.plan.classes,
+    }
+    write_atomically(out / META, json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
+    shutil.rmtree(out / UNFINISHED)
+    return read_pack(out)

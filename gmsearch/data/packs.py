@@ -1,0 +1,177 @@
+"""Packs: image subsets as plain arrays on disk, which NumPy maps and processes share.
+
+    PACK/
+      meta.json                 source, selection, classes, counts, sizes, checksums, skipped files
+      train/images-000.npy, …   uint8 (N, side, side, 3), in shards of bounded size
+      train/labels.npy          int64 (N,), indices of the classes in meta.json
+      train/names.txt           the original of each image, one on a line
+      minival/…, val/…
+
+Reading needs NumPy alone. `packing` writes them.
+"""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gmsearch.data.cache import copy_of
+from gmsearch.data.records import Dataset, Shards, Split
+from gmsearch.errors import DataError
+from gmsearch.files import sha256_of
+
+FORMAT = 1
+META = "meta.json"
+LABELS, NAMES = "labels.npy", "names.txt"
+
+
+def shard_name(number: int) -> str:
+    return f"images-{number:03}.npy"
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A finished pack, as its meta.json says."""
+
+    path: Path
+    meta: dict[str, Any] = field(repr=False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.meta["classes"])
+
+    @property
+    def resolution(self) -> int:
+        """Pixels that networks train on."""
+        return self.meta["resolution"]
+
+    @property
+    def side(self) -> int:
+        """Pixels of the images: the resolution and its head-room."""
+        return self.meta["side"]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images."""
+        count = sum(split["count"] for split in self.meta["splits"].values())
+        return count * self.side**2 * 3
+
+    @property
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that another image, label or class of train or minival would
+        change.
+        """
+        seen = [self.meta["classes"], self.resolution]
+        seen += [self.meta["splits"][split]["sha256"] for split in ("train", "minival")]
+        return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]
+
+    def verify(self, *splits: str) -> None:
+        """Reads all arrays of some splits. Raises DataError where one is not as it was packed."""
+        files = [
+            (self.path / split / name, checksum)
+            for split in splits
+            for name, checksum in self.meta["splits"][split]["sha256"].items()
+        ]
+        with ThreadPoolExecutor() as pool:
+            for _ in pool.map(_verify_file, files):
+                pass
+
+    def split(self, name: str) -> Split:
+        """The arrays of a split, mapped. Raises DataError."""
+        about = self.meta["splits"][name]
+        folder = self.path / name
+        labels = _load(folder / LABELS)
+        arrays = [
+            _load(folder / name, mapped=True) for name in sorted(about["sha256"]) if name != LABELS
+        ]
+        shape = (self.side, self.side, 3)
+        if (
+            any(array.dtype != np.uint8 or array.shape[1:] != shape for array in arrays)
+            or not len(labels) == sum(map(len, arrays)) == about["count"]
+        ):
+            raise DataError(f"{folder}: not the arrays that {META} tells of; pack it again")
+        return Split(Shards(arrays), labels)
+
+
+@dataclass(frozen=True)
+class PackedDataset(Dataset):
+    """A data set in a pack. Another process gets its path, not its arrays."""
+
+    pack: Pack
+
+    @classmethod
+    def of(cls, pack: Pack) -> "PackedDataset":
+        """Raises DataError."""
+        train, minival = pack.split("train"), pack.split("minival")
+        return cls(pack.path.name, pack.classes, pack.resolution, train, minival, pack)
+
+    @property
+    def digest(self) -> str:
+        return self.pack.digest
+
+    def __reduce__(self) -> Any:
+        return open_packed, (str(self.pack.path.absolute()), self.digest)
+
+
+@lru_cache(maxsize=1)  # trials of one process, one after the other, share the mapping
+def open_packed(path: str, digest: str) -> PackedDataset:
+    """The data set of a pack on this machine: at `path`, or in its cache. Raises DataError."""
+    pack = find_pack(Path(path), digest) or find_pack(copy_of(digest), digest)
+    if pack is None:
+        raise DataError(f"{path}: the pack that this run began with is not there")
+    return PackedDataset.of(pack)
+
+
+def find_pack(path: Path, digest: str) -> Pack | None:
+    """The pack at a path, if it is there and is the one that is meant."""
+    if not is_pack(path):
+        return None
+    pack = read_pack(path)
+    return pack if pack.digest == digest else None
+
+
+def is_pack(path: Path) -> bool:
+    """Whether a folder is a pack, as far as its meta.json tells."""
+    try:
+        return "gmsearch_pack" in json.loads((path / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def read_pack(path: Path) -> Pack:
+    """Raises DataError where there is none, or one of another format."""
+    try:
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
+        if meta["gmsearch_pack"] != FORMAT:
+            raise DataError(f"{path}: a pack of another format; pack it again")
+        pack = Pack(path, meta)
+        for split in meta["splits"].values():
+            if not isinstance(split["count"], int) or not isinstance(split["sha256"], dict):
+                raise TypeError
+        _ = pack.classes, pack.resolution, pack.nbytes, pack.digest
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(f"{path}: not a pack, or its {META} is broken; pack it again") from None
+    return pack
+
+
+def _verify_file(file: tuple[Path, str]) -> None:
+    path, checksum = file
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); pack it again") from None
+    if found != checksum:
+        raise DataError(f"{path}: not what was packed, its checksum differs; pack it again")
+
+
+def _load(path: Path, mapped: bool = False) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: cannot be read ({reason}); pack it again") from None

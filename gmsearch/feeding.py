@@ -1,0 +1,229 @@
+"""Batches for the training loop, from arrays in memory or mapped from disk.
+
+    feed = ArrayFeed(dataset, recipe, seed=0, device=device)
+    for images, targets in feed.batches(epoch):  # one epoch of training
+    for images, labels in feed.minival():
+
+Every batch is a function of (seed, epoch, step) alone: a training that stops anywhere and goes on
+sees the batches that it would have seen, whoever fetched the ones before.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gmsearch.augment import augment, normalise, seed_everything
+from gmsearch.data import Dataset, Shards, Split
+from gmsearch.recipe import Recipe
+
+EVAL_BATCH_SIZE = 256
+RESIDENT_SHARE = 0.5  # of a GPU's free memory that the images may take
+AHEAD = 2  # batches that are fetched while one is trained on, where images do not fit a GPU
+
+Batches = Iterator[tuple[Tensor, Tensor]]
+
+
+class Crops(NamedTuple):
+    """Which images, and the square of `side` px of each: int64 arrays (N,)."""
+
+    which: np.ndarray
+    top: np.ndarray
+    left: np.ndarray
+    side: int
+
+
+class Images(ABC):
+    """The images of a split, where a training can have them."""
+
+    @abstractmethod
+    def take(self, crops: Crops) -> Tensor:
+        """uint8 (N, side, side, 3) on the device that trains."""
+
+    def in_turn(self, plans: Iterable[Crops]) -> Iterator[Tensor]:
+        """`take` for one after the other."""
+        return map(self.take, plans)
+
+
+class Mapped(Images):
+    """On a CPU: copied from the mapping as they are needed. Processes share its pages."""
+
+    def __init__(self, images: Shards) -> None:
+        self._images = images
+
+    def take(self, crops: Crops) -> Tensor:
+        batch = torch.empty(len(crops.which), crops.side, crops.side, 3, dtype=torch.uint8)
+        self.copy(crops, batch.numpy())
+        return batch
+
+    def copy(self, crops: Crops, batch: np.ndarray) -> None:
+        index, top, left, side = crops
+        corners = zip(index.tolist(), top.tolist(), left.tolist(), strict=True)
+        for place, (i, t, x) in enumerate(corners):
+            batch[place] = self._images[i][t : t + side, x : x + side]
+
+
+class Resident(Images):
+    """On a GPU: all of them in its memory, one copy for each process."""
+
+    def __init__(self, images: Shards, device: torch.device) -> None:
+        self._images = _resident(images, device)
+
+    def take(self, crops: Crops) -> Tensor:
+        """One gather, from a view of all crops there are."""
+        index, top, left, side = crops
+        count, whole = self._images.shape[:2]
+        places = whole - side + 1
+        windows = self._images.as_strided(
+            (count, places, places, side, 3 * side), (3 * whole**2, 3 * whole, 3, 3 * whole, 1)
+        )
+        at = (torch.from_numpy(each).to(self._images.device) for each in (index, top, left))
+        return windows[tuple(at)].view(len(index), side, side, 3)
+
+
+class Staged(Mapped):
+    """On a GPU whose memory is too small: copied through pinned memory, some batches ahead."""
+
+    def __init__(self, images: Shards, device: torch.device) -> None:
+        super().__init__(images)
+        self._device = device
+
+    def take(self, crops: Crops) -> Tensor:
+        return self._pinned(crops).to(self._device, non_blocking=True)
+
+    def _pinned(self, crops: Crops) -> Tensor:
+        shape = len(crops.which), crops.side, crops.side, 3
+        batch = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        self.copy(crops, batch.numpy())
+        return batch
+
+    def in_turn(self, plans: Iterable[Crops]) -> Iterator[Tensor]:
+        """A thread copies what comes next while the GPU is busy."""
+        fetched: deque[Future[Tensor]] = deque()
+        with ThreadPoolExecutor(1) as pool:
+            for crops in plans:
+                fetched.append(pool.submit(self._pinned, crops))
+                if len(fetched) > AHEAD:
+                    yield fetched.popleft().result().to(self._device, non_blocking=True)
+            while fetched:
+                yield fetched.popleft().result().to(self._device, non_blocking=True)
+
+
+def place(images: Shards, device: torch.device) -> Images:
+    """Images where a training on `device` has them fastest."""
+    if device.type == "cpu":
+        return Mapped(images)
+    if device.type == "cuda" and images.nbytes > RESIDENT_SHARE * _free(device):
+        return Staged(images, device)
+    return Resident(images, device)
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that a GPU has to spare, what torch holds in reserve included."""
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+
+
+@lru_cache(maxsize=2)  # train and minival stay for the next trial of the process
+def _resident(images: Shards, device: torch.device) -> Tensor:
+    with warnings.catch_warnings():
+        # The mapping is read-only, and torch warns since it cannot forbid writing. We only read.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.cat([torch.from_numpy(array).to(device) for array in images.arrays])
+
+
+class Feed(ABC):
+    """The batches of one training."""
+
+    batch_size: int
+    num_steps: int  # batches of an epoch
+
+    @abstractmethod
+    def batches(self, epoch: int) -> Batches:
+        """One pass over the training images in random order, in full batches: float
+        (N, 3, side, side) in channels_last, and targets as `augment` gives them.
+        """
+
+    @abstractmethod
+    def minival(self) -> Batches:
+        """All images of minival, their centres, and their labels."""
+
+
+class ArrayFeed(Feed):
+    """Batches of arrays, in memory or mapped."""
+
+    def __init__(
+        self, dataset: Dataset, recipe: Recipe, *, seed: int, device: torch.device
+    ) -> None:
+        self._dataset = dataset
+        self._recipe = recipe
+        self._seed = seed
+        self._device = device
+        self._images = place(dataset.train.images, device)
+        self.batch_size = min(recipe.batch_size, len(dataset.train))
+        self.num_steps = len(dataset.train) // self.batch_size
+
+    def batches(self, epoch: int) -> Batches:
+        rng = np.random.default_rng([self._seed, epoch])
+        order = rng.permutation(len(self._dataset.train))[: self.num_steps * self.batch_size]
+        steps = [self._draw(index, epoch, i) for i, index in enumerate(self._in_batches(order))]
+        for step, images in zip(
+            steps, self._images.in_turn(step.crops for step in steps), strict=True
+        ):
+            seed_everything(step.seed)
+            if step.num_flipped:  # torch has a fast flip for this order of dimensions
+                last = images[-step.num_flipped :].permute(0, 3, 1, 2)
+                last.copy_(last.flip(3))
+            labels = torch.from_numpy(self._dataset.train.labels[step.crops.which])
+            yield augment(
+                images,
+                labels.to(self._device, non_blocking=True),
+                self._recipe,
+                resolution=self._dataset.resolution,
+                num_classes=len(self._dataset.classes),
+            )
+
+    def minival(self) -> Batches:
+        return in_order(self._dataset.minival, self._dataset.resolution, self._device)
+
+    def _in_batches(self, order: np.ndarray) -> np.ndarray:
+        return order.reshape(self.num_steps, self.batch_size)
+
+    def _draw(self, index: np.ndarray, epoch: int, step: int) -> "_Step":
+        """What is random of a batch, but for what `augment` draws.
+
+        The images to be flipped are the last ones: their order in a batch means nothing, and so
+        all are flipped at once.
+        """
+        rng = np.random.default_rng([self._seed, epoch, step])
+        resized = self._recipe.min_crop_area < 1
+        whole, side = self._dataset.train.images.side, self._dataset.resolution
+        places = 1 if resized else whole - side + 1
+        top, left = rng.integers(0, places, (2, len(index)))
+        num_flipped = int(rng.binomial(len(index), 0.5)) if self._recipe.flip else 0
+        crops = Crops(index, top, left, whole if resized else side)
+        return _Step(crops, num_flipped, int(rng.integers(2**31)))
+
+
+class _Step(NamedTuple):
+    crops: Crops
+    num_flipped: int
+    seed: int  # of all that `augment` and the network draw
+
+
+def in_order(split: Split, resolution: int, device: torch.device) -> Batches:
+    """All images of a split, their centres: float (N, 3, resolution, resolution) and labels."""
+    images = place(split.images, device)
+    corner = (split.images.side - resolution) // 2
+    for index in np.array_split(
+        np.arange(len(split)), range(EVAL_BATCH_SIZE, len(split), EVAL_BATCH_SIZE)
+    ):
+        corners = np.full(len(index), corner)
+        batch = images.take(Crops(index, corners, corners, resolution))
+        yield normalise(batch), torch.from_numpy(split.labels[index]).to(device)

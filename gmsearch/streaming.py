@@ -1,0 +1,112 @@
+"""Batches that are decoded from original images in every epoch, through timm's loader.
+
+Crops and flips are timm's, from the whole image; what else the recipe asks for is done to whole
+batches, as for packs.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data import create_loader
+from timm.data.transforms import ToNumpy
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from gmsearch.augment import augment, normalise, seed_everything
+from gmsearch.data.decoding import side_for
+from gmsearch.data.streamed import Originals, StreamedDataset
+from gmsearch.feeding import EVAL_BATCH_SIZE, Batches, Feed
+from gmsearch.recipe import Recipe
+
+
+class StreamFeed(Feed):
+    """The batches of one training. Each epoch is a function of (seed, epoch) and of the number of
+    threads, which is that of the processes that decode.
+    """
+
+    def __init__(
+        self, dataset: StreamedDataset, recipe: Recipe, *, seed: int, device: torch.device
+    ) -> None:
+        self._dataset = dataset
+        self._recipe = recipe
+        self._seed = seed
+        self._device = device
+        self.batch_size = min(recipe.batch_size, len(dataset.train))
+        self.num_steps = len(dataset.train) // self.batch_size
+        self._num_workers = torch.get_num_threads()
+
+    def batches(self, epoch: int) -> Batches:
+        seeds = np.random.default_rng([self._seed, epoch]).integers(2**31, size=self.num_steps + 1)
+        seed_everything(int(seeds[-1]))  # the loader draws its order, and its workers' seeds
+        # Crops are timm's already.
+        recipe = replace(self._recipe, min_crop_area=1.0)
+        for (images, labels), seed in zip(self._loader(), seeds[:-1].tolist(), strict=True):
+            seed_everything(seed)
+            yield augment(
+                images.to(self._device, non_blocking=True).permute(0, 2, 3, 1),
+                labels.to(self._device, non_blocking=True),
+                recipe,
+                resolution=self._dataset.resolution,
+                num_classes=len(self._dataset.classes),
+            )
+
+    def minival(self) -> Batches:
+        resolution, split = self._dataset.resolution, self._dataset.minival
+        corner = (side_for(resolution) - resolution) // 2
+        inner = slice(corner, corner + resolution)
+        centres = _Decoded(split, lambda index: split.square(index, resolution)[inner, inner])
+        loader: Any = DataLoader(centres, EVAL_BATCH_SIZE, num_workers=self._num_workers)
+        for images, labels in loader:
+            yield normalise(images.to(self._device)), labels.to(self._device)
+
+    def _loader(self) -> Any:
+        """timm's, for one epoch: uint8 (N, 3, side, side) and labels."""
+        recipe, side = self._recipe, self._dataset.resolution
+        images: Any = _Decoded(self._dataset.train, self._dataset.train.image)
+        loader = create_loader(
+            images,
+            (3, side, side),
+            self.batch_size,
+            is_training=True,
+            scale=(recipe.min_crop_area, 1.0),
+            hflip=0.5 if recipe.flip else 0.0,
+            color_jitter=0.0,
+            interpolation="bicubic",
+            num_workers=self._num_workers,
+            pin_memory=self._device.type == "cuda",
+            device=self._device,
+            persistent_workers=False,
+        )
+        if recipe.min_crop_area == 1:
+            images.transform = _moving_crops(side, recipe.flip)
+        return loader.loader  # without the part that normalises
+
+
+def _moving_crops(side: int, flip: bool) -> Callable:
+    """Crops of the size that a pack has, which only move."""
+    steps = [
+        v2.Resize(side_for(side), v2.InterpolationMode.BICUBIC),
+        v2.CenterCrop(side_for(side)),
+        v2.RandomCrop(side),
+    ]
+    return v2.Compose([*steps, v2.RandomHorizontalFlip(0.5 if flip else 0.0), ToNumpy()])
+
+
+class _Decoded(Dataset):
+    """Images by index, with labels, as torch's loaders have it."""
+
+    transform: Callable | None = None  # timm's loader sets it
+
+    def __init__(self, split: Originals, image: Callable[[int], Any]) -> None:
+        self._split = split
+        self._image = image
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = self._image(index)
+        return self.transform(image) if self.transform else image, int(self._split.labels[index])

@@ -22,6 +22,7 @@ from gmsearch.record import ComparedNetwork, TrialRecord, front_of, half_interva
 from gmsearch.space import format_size
 
 RECENT = 8  # finished trials in the live table
+SILENT = 2.0  # seconds of packing that are not worth a plain line
 REFRESH = 0.1  # seconds between two looks at a packing
 SKIPPED_SHOWN = 5  # broken images that are named after packing
 PLAIN_WIDTH = 140  # columns where there is no terminal
@@ -65,7 +66,7 @@ class Reading:
         self.rate = (done - before) / max(1e-9, now - began)
         self._bars.update(self._task, completed=done, total=total)
         tenth = 10 * done // max(1, total)
-        if not self._console.is_terminal and tenth > self._told:
+        if not self._console.is_terminal and tenth > self._told and now - began > SILENT:
             self._told = tenth
             left = _clock((total - done) / self.rate) if self.rate else ""
             self._console.print(

@@ -100,7 +100,7 @@ def make_pack(
                     raise DataError(
                         f"{order.source.name}: {len(skipped):,} of {done:,} images cannot be read, "
                         f"such as {name} ({reason}); remove or replace them, or allow more than "
-                        f"{most_skipped:g} of all with --skip-at-most SHARE"
+                        f"{most_skipped:g} of all with `gmsearch pack --skip-at-most SHARE`"
                     )
         return _finish(order, out, shards)
 

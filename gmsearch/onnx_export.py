@@ -85,6 +85,7 @@ class OrtNetwork:
     """
 
     def __init__(self, onnx: bytes, threads: int) -> None:
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read once, when it is imported
         import onnxruntime  # not needed to search
 
         options = onnxruntime.SessionOptions()

@@ -1,6 +1,8 @@
 """Exported networks compute in ONNX Runtime what they compute in PyTorch."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -112,3 +114,19 @@ def test_an_export_that_fails_prints_nothing_and_says_why(monkeypatch, capfd):
         export_onnx(nn.Conv2d(3, 4, 1), 8)
     print("and after")
     assert capfd.readouterr().out == "and after\n"
+
+
+def test_onnx_runtime_keeps_to_itself(tmp_path):
+    """It would leave a device id in the user's cache, and send events."""
+    program = f"""
+import numpy as np, torch
+from gmsearch.onnx_export import OrtNetwork, export_onnx
+network = OrtNetwork(export_onnx(torch.nn.Conv2d(3, 4, 3), 8), threads=1)
+print(network.run(np.zeros((1, 3, 8, 8), np.float32)).shape)
+"""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout == "(1, 4, 6, 6)\n", done.stderr
+    assert not [path for path in tmp_path.rglob("*") if "onnx" in path.name.lower()]

@@ -43,9 +43,11 @@ OTHER = {
     "gpus_per_trial": 0.5,
     "max_hours": 1.5,
     "address": "auto",
+    "stream": True,
+    "cache": "/cache",
 }
 # How much is done and where, not what is searched.
-EFFORT = ("trials", "workers", "gpus_per_trial", "max_hours", "address")
+EFFORT = ("trials", "workers", "gpus_per_trial", "max_hours", "address", "cache")
 
 
 def experiment(**settings) -> Experiment:

@@ -58,6 +58,7 @@ class Named(Source):
         if prefix not in PREFIXES or not which:
             raise DataError(f"{source}: names no data set; give a name such as torch/cifar10")
         _check_packages(source, prefix)
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read once, when it is imported
         place = _place(source, root)
         try:
             self._parts = OPENERS[prefix](source, place)

@@ -118,7 +118,7 @@ def test_an_export_that_fails_prints_nothing_and_says_why(monkeypatch, capfd):
 
 def test_onnx_runtime_keeps_to_itself(tmp_path):
     """It would leave a device id in the user's cache, and send events."""
-    program = f"""
+    program = """
 import numpy as np, torch
 from gmsearch.onnx_export import OrtNetwork, export_onnx
 network = OrtNetwork(export_onnx(torch.nn.Conv2d(3, 4, 3), 8), threads=1)

@@ -8,7 +8,7 @@ from pathlib import Path
 from gmsearch.data.bands import make_bands, make_bands_val
 from gmsearch.data.cache import place_of
 from gmsearch.data.opening import is_named, open_source
-from gmsearch.data.packing import Order, Progress, make_pack
+from gmsearch.data.packing import Order, Progress, is_unfinished, make_pack
 from gmsearch.data.packs import Pack, PackedDataset, is_pack, read_pack
 from gmsearch.data.records import Dataset, Shards, Split
 from gmsearch.data.selection import Selection, choose
@@ -93,6 +93,10 @@ def _pack_of(source: str, resolution: int, cache: Path | None, progress: Progres
                 "or pack the images again for another"
             )
         return pack
+    if is_unfinished(path):
+        raise DataError(
+            f"{source}: a pack that is not finished; say the same `gmsearch pack` again"
+        )
     images = open_source(source)
     order = Order(images, Selection(), choose(images, Selection()), resolution)
     place = place_of(source, resolution, order.key, cache)

@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 from gmsearch.data.named import PREFIXES, Named
+from gmsearch.data.packs import is_pack
 from gmsearch.data.sources import Folder, Source, Tar, Zip
 from gmsearch.errors import DataError
 
@@ -22,6 +23,8 @@ def open_source(source: str, root: Path | None = None) -> Source:
     path = Path(source)
     if is_named(source):
         return Named(source, root)
+    if is_pack(path):
+        raise DataError(f"{source}: a pack already; train on it with --data {source}")
     if path.is_dir():
         return Folder(path)
     if not path.exists():

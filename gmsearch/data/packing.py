@@ -130,6 +130,11 @@ def _shards(order: Order) -> Iterator[_Shard]:
             yield _Shard(split, number, members[start : start + size])
 
 
+def is_unfinished(path: Path) -> bool:
+    """Whether a folder has the beginnings of a pack."""
+    return (path / UNFINISHED).is_dir()
+
+
 @contextlib.contextmanager
 def _held(out: Path, order: Order) -> Iterator[Pack | None]:
     """Holds the folder of a pack against a second packer, who waits. Gives the pack if it is
@@ -139,7 +144,7 @@ def _held(out: Path, order: Order) -> Iterator[Pack | None]:
         yield _finished(out, order)
         return
     begun = out / UNFINISHED
-    if not begun.is_dir():
+    if not is_unfinished(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out} exists and is no pack; choose another folder")
         check_disk(out, order.nbytes)

@@ -136,10 +136,10 @@ def find_pack(path: Path, digest: str) -> Pack | None:
 
 
 def is_pack(path: Path) -> bool:
-    """Whether a folder is a pack, as far as its meta.json tells."""
+    """Whether a folder is a pack, perhaps a broken one."""
     try:
-        return "gmsearch_pack" in json.loads((path / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "gmsearch_pack" in (path / META).read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return False
 
 

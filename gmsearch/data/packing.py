@@ -82,6 +82,8 @@ def make_pack(
     Raises DataError where `out` holds something else, where the disk is too small, and where more
     than `most_skipped` of the images are broken.
     """
+    if not 0 <= most_skipped <= 1:
+        raise DataError(f"--skip-at-most is {most_skipped}; allowed: from 0 to 1")
     with _held(out, order) as finished:
         if finished:
             return finished

@@ -97,10 +97,12 @@ def choose(source: Source, selection: Selection) -> Plan:
         minival, train = _cut(
             _take(source, label, members, selection), MINIVAL_SHARE, selection.seed, "minival"
         )
+        if not train and selection.per_class == 1:
+            raise DataError("--per-class 1: minival takes one of each class; give 2 or more")
         if not train:
             raise DataError(
-                f"{source.name}: class '{label}' has too few images for train, minival"
-                f"{'' if official else ' and val'} ({len(known[label])}); add some, or name other "
+                f"{source.name}: class '{label}' has {len(known[label])} images, too few for train"
+                f"{' and minival' if official else ', minival and val'}; add some, or name other "
                 "classes with --classes FILE"
             )
         for split, chosen in zip(SPLITS, (train, minival, val), strict=True):

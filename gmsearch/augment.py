@@ -21,6 +21,7 @@ from gmsearch.recipe import Recipe
 
 TOGETHER = 8  # images that share the draw of a colour operation
 CROP_RATIO = 4 / 3  # longest side of a resized crop to its shortest, as everybody has it
+CROP_TRIES = 10
 MAGNITUDES = 11  # of RandAugment: 0 to 10, as timm counts them
 MAGNITUDE_DEVIATION = 0.5  # timm's mstd0.5
 
@@ -71,10 +72,7 @@ def resized_crops(images: Tensor, min_area: float, resolution: int) -> Tensor:
     than an eighth larger than the crop.
     """
     count = len(images)
-    area = torch.empty(count).uniform_(min_area, 1)
-    limit = torch.log(torch.tensor(CROP_RATIO))
-    ratio = torch.exp((2 * torch.rand(count) - 1) * limit)
-    width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+    width, height = _sizes(count, min_area)
     x, y = ((1 - size) * (2 * torch.rand(count) - 1) for size in (width, height))
     zero = torch.zeros(count)
     # (N, 2, 3): from positions in the crop to positions in the image, both in [-1, 1]
@@ -84,6 +82,21 @@ def resized_crops(images: Tensor, min_area: float, resolution: int) -> Tensor:
     )
     crops = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
     return crops.round().to(torch.uint8)
+
+
+def _sizes(count: int, min_area: float) -> tuple[Tensor, Tensor]:
+    """Width and height of crops, as shares of the image: of several draws the first that fits in
+    it, else all of it.
+    """
+    area = torch.empty(CROP_TRIES, count).uniform_(min_area, 1)
+    limit = torch.log(torch.tensor(CROP_RATIO))
+    ratio = torch.exp((2 * torch.rand(CROP_TRIES, count) - 1) * limit)
+    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
+    fits = (width <= 1) & (height <= 1)
+    first = fits.int().argmax(0, keepdim=True)
+    none = ~fits.any(0)
+    sizes = (size.gather(0, first)[0].masked_fill(none, 1.0) for size in (width, height))
+    return next(sizes), next(sizes)
 
 
 def normalise(images: Tensor) -> Tensor:

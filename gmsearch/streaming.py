@@ -4,7 +4,7 @@ Crops and flips are timm's, from the whole image; what else the recipe asks for 
 batches, as for packs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from gmsearch.augment import augment, normalise, seed_everything
 from gmsearch.data.decoding import side_for
 from gmsearch.data.streamed import Originals, StreamedDataset
+from gmsearch.errors import DataError
 from gmsearch.feeding import EVAL_BATCH_SIZE, Batches, Feed
 from gmsearch.recipe import Recipe
 
@@ -43,7 +44,9 @@ class StreamFeed(Feed):
         seed_everything(int(seeds[-1]))  # the loader draws its order, and its workers' seeds
         # Crops are timm's already.
         recipe = replace(self._recipe, min_crop_area=1.0)
-        for (images, labels), seed in zip(self._loader(), seeds[:-1].tolist(), strict=True):
+        for (images, labels), seed in zip(
+            _one_line(self._loader()), seeds[:-1].tolist(), strict=True
+        ):
             seed_everything(seed)
             yield augment(
                 images.to(self._device, non_blocking=True).permute(0, 2, 3, 1),
@@ -57,15 +60,17 @@ class StreamFeed(Feed):
         resolution, split = self._dataset.resolution, self._dataset.minival
         corner = (side_for(resolution) - resolution) // 2
         inner = slice(corner, corner + resolution)
-        centres = _Decoded(split, lambda index: split.square(index, resolution)[inner, inner])
+        centres = _Decoded(split, lambda i: split.square(i, resolution)[inner, inner].copy())
         loader: Any = DataLoader(centres, EVAL_BATCH_SIZE, num_workers=self._num_workers)
-        for images, labels in loader:
+        for images, labels in _one_line(loader):
             yield normalise(images.to(self._device)), labels.to(self._device)
 
     def _loader(self) -> Any:
         """timm's, for one epoch: uint8 (N, 3, side, side) and labels."""
         recipe, side = self._recipe, self._dataset.resolution
-        images: Any = _Decoded(self._dataset.train, self._dataset.train.image)
+        split = self._dataset.train
+        moving = recipe.min_crop_area == 1
+        images: Any = _Decoded(split, (lambda i: split.square(i, side)) if moving else split.image)
         loader = create_loader(
             images,
             (3, side, side),
@@ -80,19 +85,24 @@ class StreamFeed(Feed):
             device=self._device,
             persistent_workers=False,
         )
-        if recipe.min_crop_area == 1:
+        if moving:
             images.transform = _moving_crops(side, recipe.flip)
         return loader.loader  # without the part that normalises
 
 
 def _moving_crops(side: int, flip: bool) -> Callable:
-    """Crops of the size that a pack has, which only move."""
-    steps = [
-        v2.Resize(side_for(side), v2.InterpolationMode.BICUBIC),
-        v2.CenterCrop(side_for(side)),
-        v2.RandomCrop(side),
-    ]
-    return v2.Compose([*steps, v2.RandomHorizontalFlip(0.5 if flip else 0.0), ToNumpy()])
+    """Crops and flips of the squares that a pack has."""
+    flips = v2.RandomHorizontalFlip(0.5 if flip else 0.0)
+    return v2.Compose([v2.ToPILImage(), v2.RandomCrop(side), flips, ToNumpy()])
+
+
+def _one_line(batches: Iterable) -> Iterator[Any]:
+    """Batches; where one fails, the error without the traceback that torch makes part of it."""
+    try:
+        yield from batches
+    except DataError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise DataError(last.removeprefix("gmsearch.errors.DataError: ")) from None
 
 
 class _Decoded(Dataset):

@@ -65,3 +65,9 @@ def _centre_square(image: Image.Image, target: int) -> np.ndarray:
     if short == target:
         return np.asarray(image.crop(box))
     return np.asarray(image.resize((target, target), Image.Resampling.BICUBIC, box))
+
+
+def reason_of(error: Exception) -> str:
+    """Why an image cannot be read, in one line."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from gmsearch.data.decoding import side_for, to_square
+from gmsearch.data.decoding import reason_of, side_for, to_square
 from gmsearch.data.packs import FORMAT, LABELS, META, NAMES, Pack, is_pack, read_pack, shard_name
 from gmsearch.data.selection import Plan, Selection
 from gmsearch.data.sources import Member, Source
@@ -268,8 +268,7 @@ def _decode(member: Member, place: int) -> str | None:
     except MemoryError:
         raise
     except Exception as error:  # whatever a broken file makes of the decoder
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return " ".join(text.split())
+        return reason_of(error)
     return None
 
 

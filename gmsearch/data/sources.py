@@ -13,6 +13,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import weakref
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -130,7 +131,7 @@ class Tar(Source):
         self.name = str(path)
         self._path = path
         try:
-            self._file = _plain_tar(path)
+            self._open()
             with tarfile.open(fileobj=self._file, mode="r:") as archive:
                 members = [info for info in archive if info.isfile() or info.isdir()]
         except (tarfile.TarError, EOFError) as error:
@@ -153,7 +154,11 @@ class Tar(Source):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._open()
+
+    def _open(self) -> None:
         self._file = _plain_tar(self._path)
+        weakref.finalize(self, self._file.close)
 
 
 def _plain_tar(path: Path) -> IO[bytes]:

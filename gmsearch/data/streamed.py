@@ -4,17 +4,20 @@ The images are those that a pack of everything has, and minival is cut as there.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from gmsearch.data.decoding import open_image, side_for, to_rgb, to_square
+from gmsearch.data.decoding import open_image, reason_of, side_for, to_rgb, to_square
 from gmsearch.data.selection import Plan
 from gmsearch.data.sources import Member, Source
 from gmsearch.errors import DataError
+
+Decoded = TypeVar("Decoded")
 
 
 class Originals:
@@ -33,18 +36,21 @@ class Originals:
 
     def image(self, index: int) -> Image.Image:
         """An image as it is, in RGB."""
-        return to_rgb(open_image(self._read(index)))
+        return self._named(index, lambda image: to_rgb(open_image(image)))
 
     def square(self, index: int, resolution: int) -> np.ndarray:
         """What a pack has of an image: uint8 (side, side, 3)."""
-        return to_square(self._read(index), resolution, side_for(resolution))
+        side = side_for(resolution)
+        return self._named(index, lambda image: to_square(image, resolution, side))
 
-    def _read(self, index: int) -> bytes | Image.Image:
+    def _named(self, index: int, decode: Callable[[Any], Decoded]) -> Decoded:
+        """Reads and decodes an image; an error names it."""
         member = self._members[index]
         try:
-            return self._source.read(member)
-        except OSError as error:
-            raise DataError(f"{self._source.name}: {member.name}: {error.strerror}") from None
+            return decode(self._source.read(member))
+        except Exception as error:  # whatever a broken file makes of the decoder
+            reason = reason_of(error)
+            raise DataError(f"{self._source.name}: {member.name}: {reason}") from None
 
 
 @dataclass(frozen=True)

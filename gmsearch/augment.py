@@ -67,9 +67,8 @@ def resized_crops(images: Tensor, min_area: float, resolution: int) -> Tensor:
     """Random resized crops, one draw for each image: uint8 (N, 3, side, side) to
     (N, 3, resolution, resolution).
 
-    Area and ratio are drawn as torchvision's RandomResizedCrop draws them; a crop that is longer
-    than the image is cut to it. Sampling is bilinear, without antialiasing: a pack is never more
-    than an eighth larger than the crop.
+    Area and ratio are drawn as torchvision's RandomResizedCrop draws them. Sampling is bilinear,
+    without antialiasing: the images of a pack are about a seventh larger than the crop, no more.
     """
     count = len(images)
     width, height = _sizes(count, min_area)

@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gmsearch.augment import augment, normalise, seed_everything
-from gmsearch.data import Dataset, Shards, Split
+from gmsearch.data import Dataset, Shards
 from gmsearch.recipe import Recipe
 
 EVAL_BATCH_SIZE = 256
@@ -43,6 +42,8 @@ class Crops(NamedTuple):
 class Images(ABC):
     """The images of a split, where a training can have them."""
 
+    side: int  # pixels
+
     @abstractmethod
     def take(self, crops: Crops) -> Tensor:
         """uint8 (N, side, side, 3) on the device that trains."""
@@ -57,6 +58,7 @@ class Mapped(Images):
 
     def __init__(self, images: Shards) -> None:
         self._images = images
+        self.side = images.side
 
     def take(self, crops: Crops) -> Tensor:
         batch = torch.empty(len(crops.which), crops.side, crops.side, 3, dtype=torch.uint8)
@@ -75,6 +77,7 @@ class Resident(Images):
 
     def __init__(self, images: Shards, device: torch.device) -> None:
         self._images = _resident(images, device)
+        self.side = images.side
 
     def take(self, crops: Crops) -> Tensor:
         """One gather, from a view of all crops there are."""
@@ -120,22 +123,36 @@ def place(images: Shards, device: torch.device) -> Images:
     """Images where a training on `device` has them fastest."""
     if device.type == "cpu":
         return Mapped(images)
-    if device.type == "cuda" and images.nbytes > RESIDENT_SHARE * _free(device):
+    is_there = (images, device) in _residents
+    if device.type == "cuda" and not is_there and images.nbytes > RESIDENT_SHARE * _free(device):
         return Staged(images, device)
     return Resident(images, device)
 
 
 def _free(device: torch.device) -> int:
     """Bytes that a GPU has to spare, what torch holds in reserve included."""
-    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + reserve
 
 
-@lru_cache(maxsize=2)  # train and minival stay for the next trial of the process
+_residents: dict[tuple[Shards, torch.device], Tensor] = {}  # they stay for the next trial
+
+
 def _resident(images: Shards, device: torch.device) -> Tensor:
-    with warnings.catch_warnings():
-        # The mapping is read-only, and torch warns since it cannot forbid writing. We only read.
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.cat([torch.from_numpy(array).to(device) for array in images.arrays])
+    """All images on a device, copied there once for each process."""
+    if (images, device) not in _residents:
+        if len(_residents) > 1:  # train and minival of another data set
+            _residents.clear()
+        shape = len(images), images.side, images.side, 3
+        counts = [len(array) for array in images.arrays]
+        everything = torch.empty(shape, dtype=torch.uint8, device=device)
+        with warnings.catch_warnings():
+            # The mapping is read-only; torch warns since it cannot forbid writing. We only read.
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            for part, array in zip(everything.split(counts), images.arrays, strict=True):
+                part.copy_(torch.from_numpy(array))
+        _residents[images, device] = everything
+    return _residents[images, device]
 
 
 class Feed(ABC):
@@ -166,6 +183,7 @@ class ArrayFeed(Feed):
         self._seed = seed
         self._device = device
         self._images = place(dataset.train.images, device)
+        self._minival = place(dataset.minival.images, device)
         self.batch_size = min(recipe.batch_size, len(dataset.train))
         self.num_steps = len(dataset.train) // self.batch_size
 
@@ -190,7 +208,8 @@ class ArrayFeed(Feed):
             )
 
     def minival(self) -> Batches:
-        return in_order(self._dataset.minival, self._dataset.resolution, self._device)
+        labels = self._dataset.minival.labels
+        return in_order(self._minival, labels, self._dataset.resolution, self._device)
 
     def _in_batches(self, order: np.ndarray) -> np.ndarray:
         return order.reshape(self.num_steps, self.batch_size)
@@ -201,7 +220,7 @@ class ArrayFeed(Feed):
         The images to be flipped are the last ones: their order in a batch means nothing, and so
         all are flipped at once.
         """
-        rng = np.random.default_rng([self._seed, epoch, step])
+        rng = np.random.default_rng([self._seed, epoch, 1 + step])
         resized = self._recipe.min_crop_area < 1
         whole, side = self._dataset.train.images.side, self._dataset.resolution
         places = 1 if resized else whole - side + 1
@@ -217,13 +236,12 @@ class _Step(NamedTuple):
     seed: int  # of all that `augment` and the network draw
 
 
-def in_order(split: Split, resolution: int, device: torch.device) -> Batches:
+def in_order(images: Images, labels: np.ndarray, resolution: int, device: torch.device) -> Batches:
     """All images of a split, their centres: float (N, 3, resolution, resolution) and labels."""
-    images = place(split.images, device)
-    corner = (split.images.side - resolution) // 2
+    corner = (images.side - resolution) // 2
     for index in np.array_split(
-        np.arange(len(split)), range(EVAL_BATCH_SIZE, len(split), EVAL_BATCH_SIZE)
+        np.arange(len(labels)), range(EVAL_BATCH_SIZE, len(labels), EVAL_BATCH_SIZE)
     ):
         corners = np.full(len(index), corner)
         batch = images.take(Crops(index, corners, corners, resolution))
-        yield normalise(batch), torch.from_numpy(split.labels[index]).to(device)
+        yield normalise(batch), torch.from_numpy(labels[index]).to(device)

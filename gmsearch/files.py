@@ -12,7 +12,12 @@ from typing import IO
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a kill, never meets half of it."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(as_bytes(text))
+
+
+def as_bytes(text: str) -> bytes:
+    """Text in UTF-8; names of files that are no UTF-8 come out as they are on the disk."""
+    return text.encode("utf-8", errors="surrogateescape")
 
 
 @contextmanager

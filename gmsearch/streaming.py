@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from timm.data import create_loader
+from timm.data.loader import fast_collate
 from timm.data.transforms import ToNumpy
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -45,7 +46,7 @@ class StreamFeed(Feed):
         # Crops are timm's already.
         recipe = replace(self._recipe, min_crop_area=1.0)
         for (images, labels), seed in zip(
-            _one_line(self._loader()), seeds[:-1].tolist(), strict=True
+            _checked(self._loader()), seeds[:-1].tolist(), strict=True
         ):
             seed_everything(seed)
             yield augment(
@@ -61,8 +62,10 @@ class StreamFeed(Feed):
         corner = (side_for(resolution) - resolution) // 2
         inner = slice(corner, corner + resolution)
         centres = _Decoded(split, lambda i: split.square(i, resolution)[inner, inner].copy())
-        loader: Any = DataLoader(centres, EVAL_BATCH_SIZE, num_workers=self._num_workers)
-        for images, labels in _one_line(loader):
+        loader: Any = DataLoader(
+            centres, EVAL_BATCH_SIZE, num_workers=self._num_workers, collate_fn=_collate
+        )
+        for images, labels in _checked(loader):
             yield normalise(images.to(self._device)), labels.to(self._device)
 
     def _loader(self) -> Any:
@@ -84,6 +87,7 @@ class StreamFeed(Feed):
             pin_memory=self._device.type == "cuda",
             device=self._device,
             persistent_workers=False,
+            collate_fn=_collate,
         )
         if moving:
             images.transform = _moving_crops(side, recipe.flip)
@@ -96,13 +100,18 @@ def _moving_crops(side: int, flip: bool) -> Callable:
     return v2.Compose([v2.ToPILImage(), v2.RandomCrop(side), flips, ToNumpy()])
 
 
-def _one_line(batches: Iterable) -> Iterator[Any]:
-    """Batches; where one fails, the error without the traceback that torch makes part of it."""
-    try:
-        yield from batches
-    except DataError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise DataError(last.removeprefix("gmsearch.errors.DataError: ")) from None
+def _checked(batches: Iterable) -> Iterator[Any]:
+    """Batches; raises the error that one is."""
+    for batch in batches:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _collate(samples: list[Any]) -> Any:
+    """A batch, or the error of a sample that cannot be read."""
+    errors = [sample for sample in samples if isinstance(sample, DataError)]
+    return errors[0] if errors else fast_collate(samples)
 
 
 class _Decoded(Dataset):
@@ -117,6 +126,10 @@ class _Decoded(Dataset):
     def __len__(self) -> int:
         return len(self._split)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = self._image(index)
+    def __getitem__(self, index: int) -> tuple[Any, int] | DataError:
+        """An error is returned: raised, it would keep the processes of the loader waiting."""
+        try:
+            image = self._image(index)
+        except DataError as error:
+            return error
         return self.transform(image) if self.transform else image, int(self._split.labels[index])

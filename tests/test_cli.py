@@ -56,7 +56,10 @@ def corrupt_folder(tmp_path: Path) -> str:
         ),
         (lambda t: ["--data", str(t / "nowhere")], "nowhere: no such data"),
         (lambda t: ["--data", str(make_folder(t / "one", 1))], r"one class \('n0'\)"),
-        (lambda t: ["--data", corrupt_folder(t)], "1 of 30 images cannot be read, such as train/n2/0.png"),
+        (
+            lambda t: ["--data", corrupt_folder(t)],
+            "1 of 30 images cannot be read, such as train/n2/0.png",
+        ),
         (lambda t: ["--name", "a/b"], "run name 'a/b'; allowed: letters, digits"),
         (lambda t: ["--name", ""], "run name ''; allowed"),
         (lambda t: ["--trials", "0"], "--trials: '0' is not a whole number of 1 or more"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import encoded, flat, make_flat, make_folder, tarred, zipped
 from PIL import Image
@@ -76,7 +76,8 @@ def test_bands_is_the_same_for_a_seed_and_another_for_another(monkeypatch):
     assert first.digest == again.digest != other.digest
 
 
-def test_bands_splits_share_no_image_and_have_all_classes_equally_often(in_bands):
+def test_bands_splits_share_no_image_and_have_all_classes_equally_often(in_bands, monkeypatch):
+    monkeypatch.setattr(bands, "NUM_VAL", 300)
     dataset = in_bands
     val = data.load_val("bands", resolution=32, seed=0)
     splits = (dataset.train, dataset.minival, val)
@@ -139,6 +140,7 @@ def test_a_linear_model_is_lost_on_bands(in_bands):
 # Shards -------------------------------------------------------------------------------------------
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=6).filter(any))
 def test_shards_are_as_one_array(counts):
     whole = np.arange(sum(counts) * 12, dtype=np.uint8).reshape(-1, 2, 2, 3)
@@ -216,6 +218,7 @@ def test_sixteen_bits_keep_their_range():
     assert grey.min() == 0 and grey.max() == 255
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.data(), st.integers(8, 40), st.integers(0, 99))
 def test_an_image_as_small_as_the_square_keeps_its_pixels(data, resolution, long):
     """Nothing is resampled; the mirrored border fills what is left."""
@@ -230,11 +233,11 @@ def test_an_image_as_small_as_the_square_keeps_its_pixels(data, resolution, long
     assert np.array_equal(to_square(encoded(image), resolution, side), expected)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(4, 15), st.integers(0, 50))
 def test_a_smaller_image_is_enlarged_to_the_resolution_only(short, long):
     image = np.random.default_rng(long).integers(0, 256, (short, short + long, 3), np.uint8)
-    left = long // 2
-    box = (left, 0, left + short, short)
+    box = (long / 2, 0, long / 2 + short, short)
     expected = Image.fromarray(image).resize((16, 16), Image.Resampling.BICUBIC, box)
     assert np.array_equal(to_square(encoded(image), 16, 18), mirrored(np.asarray(expected), 1, 1))
 
@@ -254,12 +257,11 @@ def test_a_larger_image_is_its_centre_square_made_small_as_pillow_does(format, s
     original = encoded(scene(*shape), format)
     image = Image.open(io.BytesIO(original)).convert("RGB")
     short = min(image.size)
-    left, top = (image.width - short) // 2, (image.height - short) // 2
-    centre = image.crop((left, top, left + short, top + short))
-    expected = np.asarray(centre.resize((37, 37), Image.Resampling.BICUBIC)).astype(int)
+    left, top = (image.width - short) / 2, (image.height - short) / 2
+    box = (left, top, left + short, top + short)
+    expected = np.asarray(image.resize((37, 37), Image.Resampling.BICUBIC, box)).astype(int)
     off = np.abs(to_square(original, 32, 37).astype(int) - expected)
-    assert off[1:-1, 1:-1].max() <= (1 if format == "PNG" else 48)  # at the edge
-    assert off.mean() < (0.5 if format == "PNG" else 2)
+    assert off.max() <= (0 if format == "PNG" else 4) and off.mean() < 0.4
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
@@ -336,13 +338,11 @@ def pack_of(folder: Path, out: Path, resolution: int = 16):
     return make_pack(order, out, workers=1)
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "zip of one folder", "tar", "tar.gz", "pack"])
+@pytest.mark.parametrize("kind", ["zip of one folder", "tar", "tar.gz", "pack"])
 def test_every_kind_of_source_loads_the_same(tmp_path, folder, cache, kind):
     expected = load(folder, cache=cache)
     assert expected.classes == ("n0", "n1", "n2") and expected.resolution == 16
     other = {
-        "folder": lambda: folder,
-        "zip": lambda: zipped(folder, tmp_path / "set.zip"),
         "zip of one folder": lambda: zipped(folder, tmp_path / "set.zip", "set/"),
         "tar": lambda: tarred(folder, tmp_path / "set.tar"),
         "tar.gz": lambda: tarred(folder, tmp_path / "set.tar.gz"),
@@ -432,13 +432,13 @@ def test_a_pack_that_is_not_as_it_was_packed_is_refused_before_a_trial(tmp_path,
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda d: None, r"no such data; give 'bands', a pack, a folder, zip or tar of images"),
+        (lambda d: None, r"no such data; give a folder, zip or tar of images"),
         (lambda d: make_folder(d, num_classes=1), r"one class \('n0'\) under train/CLASS/"),
         (lambda d: d.mkdir(), r"no images under train/CLASS/"),
         (lambda d: d.write_bytes(b"PK junk"), r"neither a folder nor a readable zip or tar"),
         (
             lambda d: make_folder(d, per_class=1),
-            r"class 'n0' has too few images for train, minival \(1\)",
+            r"class 'n0' has 1 images, too few for train and minival; add some",
         ),
         (
             lambda d: (make_folder(d) / "train/n1/3.png").write_bytes(b"junk"),
@@ -625,16 +625,16 @@ def samples(tiny_imagenet: Path) -> list[Path]:
     return found
 
 
-def test_photographs_become_what_timm_and_pillow_make_of_them(samples):
-    """As the usual transforms of evaluation: the short side resized, then the centre cropped."""
-    from torchvision.transforms import functional
-
-    for file in samples[:12]:
+def test_photographs_become_what_pillow_makes_of_their_centre(samples):
+    """Of the whole photograph, of which decoding a fraction is a shortcut."""
+    for file in samples[:16]:
         image = Image.open(file).convert("RGB")
-        resized = functional.resize(image, 73, functional.InterpolationMode.BICUBIC)
-        expected = np.asarray(functional.center_crop(resized, 73)).astype(int)
+        short = min(image.size)
+        left, top = (image.width - short) // 2, (image.height - short) // 2
+        box = (left, top, left + short, top + short)
+        expected = np.asarray(image.resize((73, 73), Image.Resampling.BICUBIC, box)).astype(int)
         off = np.abs(to_square(file.read_bytes(), 64, 73).astype(int) - expected)
-        assert off.mean() < 6, file  # half a pixel of shift is allowed for
+        assert off.mean() < 6, file
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gmsearch.errors import DataError
 
+DRAFT = 3  # times the side, below which a JPEG is not shrunk while it is decoded: no eye sees it
 SMALLEST = 4  # pixels; what has fewer on a side shows nothing
 
 
@@ -26,25 +27,27 @@ def to_square(image: bytes | Image.Image, resolution: int, side: int) -> np.ndar
     raises for one that is broken.
     """
     image = open_image(image)
-    width, height = image.size
-    if min(width, height) < SMALLEST:
-        raise DataError(f"{width}x{height} pixels, fewer than {SMALLEST} on a side")
-    target = min(max(min(width, height), resolution), side)
-    image.draft("RGB", (2 * side, 2 * side))  # JPEG only: decodes fewer pixels
-    square = _centre_square(to_rgb(image), target)
+    target = min(max(min(image.size), resolution), side)
+    # JPEG only: decodes fewer pixels, and tells where the edges of the image lie among them.
+    drafted = image.draft("RGB", (DRAFT * side, DRAFT * side))
+    edges = drafted[1] if drafted else (0, 0, *image.size)
+    square = _centre_square(to_rgb(image), edges, target)
     before = (side - target) // 2
     around = (before, side - target - before)
     return np.pad(square, (around, around, (0, 0)), mode="reflect") if target < side else square
 
 
 def open_image(image: bytes | Image.Image) -> Image.Image:
-    """An image that may be encoded. Raises DataError where it is none."""
-    if isinstance(image, Image.Image):
-        return image
-    try:
-        return Image.open(io.BytesIO(image))
-    except UnidentifiedImageError:
-        raise DataError("no format that is known") from None
+    """An image that may be encoded. Raises DataError where it is none, or too small to be one."""
+    if isinstance(image, bytes):
+        try:
+            image = Image.open(io.BytesIO(image))
+        except UnidentifiedImageError:
+            raise DataError("no format that is known") from None
+    width, height = image.size
+    if min(width, height) < SMALLEST:
+        raise DataError(f"{width}x{height} pixels, fewer than {SMALLEST} on a side")
+    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -57,13 +60,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _centre_square(image: Image.Image, target: int) -> np.ndarray:
-    width, height = image.size
-    short = min(width, height)
-    left, top = (width - short) // 2, (height - short) // 2
-    box = (left, top, left + short, top + short)
-    if short == target:
-        return np.asarray(image.crop(box))
+def _centre_square(
+    image: Image.Image, edges: tuple[float, float, float, float], target: int
+) -> np.ndarray:
+    """The largest square in the middle of what lies between left, top, right and bottom edge."""
+    left, top, right, bottom = edges
+    short = min(right - left, bottom - top)
+    if short == target:  # no pixel is mixed with another
+        corner = round(left + right - short) // 2, round(top + bottom - short) // 2
+        return np.asarray(image.crop((*corner, corner[0] + target, corner[1] + target)))
+    x, y = (left + right - short) / 2, (top + bottom - short) / 2
+    box = (x, y, x + short, y + short)
     return np.asarray(image.resize((target, target), Image.Resampling.BICUBIC, box))
 
 

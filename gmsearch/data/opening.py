@@ -2,6 +2,7 @@
 
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from gmsearch.data.named import PREFIXES, Named
@@ -29,11 +30,15 @@ def open_source(source: str, root: Path | None = None) -> Source:
         return Folder(path)
     if not path.exists():
         raise DataError(
-            f"{source}: no such data; give 'bands', a pack, a folder, zip or tar of images in "
-            "ImageNet layout, or a name that timm knows, such as torch/cifar10"
+            f"{source}: no such data; give a folder, zip or tar of images in ImageNet layout, a "
+            "name that timm knows, such as torch/cifar10, or, to train on, 'bands' or a pack"
         )
     if zipfile.is_zipfile(path):
         return Zip(path)
-    if tarfile.is_tarfile(path):
+    try:
+        is_tar = tarfile.is_tarfile(path)
+    except (EOFError, zlib.error):  # compressed, and cut or broken
+        is_tar = True
+    if is_tar:
         return Tar(path)
     raise DataError(f"{source}: neither a folder nor a readable zip or tar of images")

@@ -26,7 +26,7 @@ import numpy as np
 
 from gmsearch.data.decoding import reason_of, side_for, to_square
 from gmsearch.data.packs import FORMAT, LABELS, META, NAMES, Pack, is_pack, read_pack, shard_name
-from gmsearch.data.selection import Plan, Selection
+from gmsearch.data.selection import SPLITS, Plan, Selection
 from gmsearch.data.sources import Member, Source
 from gmsearch.errors import DataError
 from gmsearch.files import replacing, sha256_of, write_atomically
@@ -98,6 +98,7 @@ def make_pack(
                 done += len(shard.members)
                 skipped += _read_note(out, shard)["skipped"]
                 if len(skipped) > most_skipped * total:
+                    _take_back(out)
                     name, reason = skipped[0]
                     raise DataError(
                         f"{order.source.name}: {len(skipped):,} of {done:,} images cannot be read, "
@@ -132,6 +133,14 @@ def _shards(order: Order) -> Iterator[_Shard]:
             yield _Shard(split, number, members[start : start + size])
 
 
+def _take_back(out: Path) -> None:
+    """Removes the beginnings of a pack."""
+    for part in (*SPLITS, UNFINISHED):
+        shutil.rmtree(out / part, ignore_errors=True)
+    with contextlib.suppress(OSError):  # something else lies in it
+        out.rmdir()
+
+
 def is_unfinished(path: Path) -> bool:
     """Whether a folder has the beginnings of a pack."""
     return (path / UNFINISHED).is_dir()
@@ -147,13 +156,11 @@ def _held(out: Path, order: Order) -> Iterator[Pack | None]:
         return
     begun = out / UNFINISHED
     if not is_unfinished(out):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())) and not is_pack(out):
             raise DataError(f"{out} exists and is no pack; choose another folder")
         check_disk(out, order.nbytes)
     with _no_space_told(out):
-        begun.mkdir(parents=True, exist_ok=True)
-        with (begun / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(begun / "lock"):
             if is_pack(out):  # the other packer made it
                 yield _finished(out, order)
                 return
@@ -164,6 +171,15 @@ def _held(out: Path, order: Order) -> Iterator[Pack | None]:
                 )
             write_atomically(told, json.dumps(order.key))
             yield None
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits for a lock, and for its folder, which its last holder may have removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _finished(out: Path, order: Order) -> Pack:
@@ -183,7 +199,7 @@ def check_disk(out: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed + DISK_SPARE > free:
         raise DataError(
-            f"{out}: the images take {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+            f"{out}: the images take {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB are free; "
             "make room, take fewer with --classes or --per-class, or a lower --resolution"
         )
 
@@ -193,7 +209,8 @@ def _no_space_told(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        # of NumPy's own writing there is no number, "431649 requested and 3968 written"
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, None):
             raise
         raise DataError(
             f"{out}: no space is left on the disk; make room and say the same again to go on"
@@ -317,7 +334,7 @@ def _finish(order: Order, out: Path, shards: list[_Shard]) -> Pack:
             )
         with replacing(out / split / LABELS) as file:
             np.save(file, labels, allow_pickle=False)
-        names = "".join(f"{member.name}\n" for member in kept)
+        names = "".join(member.name.replace("\n", "\\n") + "\n" for member in kept)
         write_atomically(out / split / NAMES, names)
         checksums = {name: note["sha256"] for name, note in notes.items()}
         splits[split] = {
@@ -337,6 +354,6 @@ def _finish(order: Order, out: Path, shards: list[_Shard]) -> Pack:
         "skipped": skipped,
         "classes": order.plan.classes,
     }
-    write_atomically(out / META, json.dumps(meta, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(out / META, json.dumps(meta, indent=2) + "\n")
     shutil.rmtree(out / UNFINISHED)
     return read_pack(out)

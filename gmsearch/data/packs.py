@@ -87,7 +87,9 @@ class Pack:
         folder = self.path / name
         labels = _load(folder / LABELS)
         arrays = [
-            _load(folder / name, mapped=True) for name in sorted(about["sha256"]) if name != LABELS
+            _load(folder / name, mapped=True)
+            for name in sorted(about["sha256"], key=lambda name: (len(name), name))
+            if name != LABELS
         ]
         shape = (self.side, self.side, 3)
         if (
@@ -129,9 +131,10 @@ def open_packed(path: str, digest: str) -> PackedDataset:
 
 def find_pack(path: Path, digest: str) -> Pack | None:
     """The pack at a path, if it is there and is the one that is meant."""
-    if not is_pack(path):
+    try:
+        pack = read_pack(path)
+    except DataError:
         return None
-    pack = read_pack(path)
     return pack if pack.digest == digest else None
 
 
@@ -153,7 +156,8 @@ def read_pack(path: Path) -> Pack:
         for split in meta["splits"].values():
             if not isinstance(split["count"], int) or not isinstance(split["sha256"], dict):
                 raise TypeError
-        _ = pack.classes, pack.resolution, pack.nbytes, pack.digest
+        _ = pack.classes, pack.resolution + pack.side, pack.nbytes, pack.digest, meta["key"]
+        _ = meta["selection"]["seed"], meta["splits"]["val"], meta["skipped"], meta["val_is"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path}: not a pack, or its {META} is broken; pack it again") from None
     return pack

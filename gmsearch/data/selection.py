@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gmsearch.data.sources import Member, Source
 from gmsearch.errors import DataError
+from gmsearch.files import as_bytes
 
 SPLITS = ("train", "minival", "val")
 MINIVAL_SHARE = 0.1  # of the images of a class that are taken from train
@@ -46,10 +47,10 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        digest = hashlib.sha256(repr(self.classes).encode())
+        digest = hashlib.sha256(as_bytes(repr(self.classes)))
         for split in SPLITS:
             names = "\n".join(f"{m.label}/{m.within}" for m in self.splits[split])
-            digest.update(f"\n{split}\n{names}".encode())
+            digest.update(as_bytes(f"\n{split}\n{names}"))
         return digest.hexdigest()
 
 
@@ -63,7 +64,7 @@ def read_classes(text: str) -> int | tuple[str, ...]:
         listing = resources.files("gmsearch.data") / "class_lists" / f"{text}.txt"
         return _class_lines(listing.read_text(encoding="utf-8"))
     try:
-        found = _class_lines(Path(text).read_text(encoding="utf-8"))
+        found = _class_lines(Path(text).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise DataError(
@@ -93,7 +94,10 @@ def choose(source: Source, selection: Selection) -> Plan:
         else:
             val = sorted(official.get(label, []))
             if not val:
-                raise DataError(f"{source.name}: class '{label}' has no images in val")
+                raise DataError(
+                    f"{source.name}: class '{label}' has no images in val; "
+                    "add some, or name other classes with --classes FILE"
+                )
         minival, train = _cut(
             _take(source, label, members, selection), MINIVAL_SHARE, selection.seed, "minival"
         )
@@ -108,7 +112,9 @@ def choose(source: Source, selection: Selection) -> Plan:
         for split, chosen in zip(SPLITS, (train, minival, val), strict=True):
             plan[split] += chosen
     if official is not None and (others := sorted(set(official) - set(known))):
-        raise DataError(f"{source.name}: class '{others[0]}' is in val and not in train")
+        raise DataError(
+            f"{source.name}: class '{others[0]}' is in val and not in train; remove it there"
+        )
     return Plan(labels, plan, cut_val=official is None)
 
 
@@ -164,7 +170,7 @@ def _ranked(members: Iterable[Member], seed: int, salt: str) -> list[Member]:
 
 
 def _rank(seed: int, salt: str, text: str) -> bytes:
-    return hashlib.sha256(f"{seed}\n{salt}\n{text}".encode()).digest()
+    return hashlib.sha256(as_bytes(f"{seed}\n{salt}\n{text}")).digest()
 
 
 def _class_lines(text: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ a temporary file that has no name.
 """
 
 import bz2
+import contextlib
 import gzip
 import hashlib
 import lzma
@@ -15,6 +16,7 @@ import tarfile
 import tempfile
 import weakref
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from typing import IO, Any
 from PIL import Image
 
 from gmsearch.errors import DataError
+from gmsearch.files import as_bytes
 
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
 TRAIN_NAMES = ("train", "training")
@@ -63,9 +66,9 @@ class Source(ABC):
         digest = hashlib.sha256()
         for split, classes in sorted(self.splits.items()):
             for label in sorted(classes):
-                digest.update(f"\n{split}\t{label}".encode())
+                digest.update(as_bytes(f"\n{split}\t{label}"))
                 for member in sorted(classes[label]):
-                    digest.update(f"\n{member.within}\t{self.stamp(member)}".encode())
+                    digest.update(as_bytes(f"\n{member.within}\t{self.stamp(member)}"))
         return digest.hexdigest()
 
 
@@ -76,7 +79,7 @@ class Folder(Source):
         self.name = str(path)
         self._path = path
         names = []
-        for folder, folders, files in os.walk(path, followlinks=True):
+        for folder, folders, files in os.walk(path, onerror=_unreadable, followlinks=True):
             inside = Path(folder).relative_to(path).as_posix()
             prefix = "" if inside == "." else f"{inside}/"
             names += [f"{prefix}{name}/" for name in folders]
@@ -104,7 +107,7 @@ class Zip(Source):
         self._opened_by: int | None = None
         try:
             self._crc = {info.filename: info.CRC for info in self._opened().infolist()}
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
             raise DataError(f"{path}: not a readable zip ({error})") from None
         self.splits = _by_split(self.name, self._crc)
 
@@ -133,10 +136,20 @@ class Tar(Source):
         try:
             self._open()
             with tarfile.open(fileobj=self._file, mode="r:") as archive:
-                members = [info for info in archive if info.isfile() or info.isdir()]
-        except (tarfile.TarError, EOFError) as error:
+                members = [
+                    info for info in archive if info.isfile() or info.isdir() or info.islnk()
+                ]
+                end = os.pread(self._file.fileno(), 512, archive.offset)
+            if end != bytes(512):  # of which tarfile says nothing
+                raise tarfile.ReadError("its end is missing, or something in it is broken")
+        except (tarfile.TarError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: not a readable tar ({error})") from None
-        self._places = {info.name: (info.offset_data, info.size) for info in members}
+        self._places: dict[str, tuple[int, int]] = {}
+        for info in members:
+            if not info.islnk():
+                self._places[info.name] = info.offset_data, info.size
+            elif info.linkname in self._places:
+                self._places[info.name] = self._places[info.linkname]
         names = [info.name + ("/" if info.isdir() else "") for info in members]
         self.splits = _by_split(self.name, names)
         status = path.stat()
@@ -161,6 +174,10 @@ class Tar(Source):
         weakref.finalize(self, self._file.close)
 
 
+def _unreadable(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+
 def _plain_tar(path: Path) -> IO[bytes]:
     """A tar that can be read at random: the file itself, or its decompressed contents."""
     try:
@@ -178,12 +195,17 @@ def _plain_tar(path: Path) -> IO[bytes]:
     if opener is None:
         raise tarfile.ReadError("compressed in a way that is not known")
     plain = tempfile.TemporaryFile()
-    with opener(path) as packed:
+    with contextlib.ExitStack() as closing, opener(path) as packed:
+        closing.callback(plain.close)
         try:
             shutil.copyfileobj(packed, plain, 2**20)
-        except lzma.LZMAError as error:
+            plain.seek(0)
+            closing.pop_all()
+        except (lzma.LZMAError, zlib.error) as error:
             raise tarfile.ReadError(str(error)) from None
         except OSError as error:
+            if error.errno is None:  # not of the disk, but of gzip or bz2
+                raise tarfile.ReadError(str(error)) from None
             raise DataError(
                 f"{path}: cannot be decompressed to {tempfile.gettempdir()} ({error}); make room, "
                 "set TMPDIR, or decompress it yourself"
@@ -227,10 +249,14 @@ def _split_below(
     """The classes of one split, none where there is no such folder."""
     roots, loose = set(), None
     classes: dict[str, list[Member]] = {}
+    there = False
     for name, parts in paths:
-        depth = next((i for i, part in enumerate(parts[:2]) if part in words), None)
-        if depth is None:
+        depth = next(
+            (i for i, part in enumerate(parts[:2]) if part in (*TRAIN_NAMES, *VAL_NAMES)), None
+        )
+        if depth is None or parts[depth] not in words:
             continue
+        there = True
         if _add(classes, name, parts, depth + 1):
             roots.add("/".join(parts[: depth + 1]))
         elif name.lower().endswith(SUFFIXES):
@@ -239,11 +265,13 @@ def _split_below(
         raise DataError(
             f"{source}: several '{split}' folders ({', '.join(sorted(roots))}); keep one"
         )
-    if loose and not any(classes.values()):
+    if loose:
         raise DataError(
             f"{source}: {loose} lies in no class; sort the images of {split} into "
             f"{split}/CLASS/ folders"
         )
+    if there and not classes:
+        raise DataError(f"{source}: no images under {split}/CLASS/; put some there, or remove it")
     return classes
 
 

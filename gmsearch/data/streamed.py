@@ -48,6 +48,8 @@ class Originals:
         member = self._members[index]
         try:
             return decode(self._source.read(member))
+        except MemoryError:
+            raise
         except Exception as error:  # whatever a broken file makes of the decoder
             reason = reason_of(error)
             raise DataError(f"{self._source.name}: {member.name}: {reason}") from None

@@ -77,7 +77,9 @@ def resized_crops(images: Tensor, min_area: float, resolution: int) -> Tensor:
     # (N, 2, 3): from positions in the crop to positions in the image, both in [-1, 1]
     theta = torch.stack((width, zero, x, zero, height, y), 1).view(count, 2, 3)
     grid = F.affine_grid(
-        theta.to(images.device), [count, 3, resolution, resolution], align_corners=False
+        theta.to(images.device, non_blocking=True),
+        [count, 3, resolution, resolution],
+        align_corners=False,
     )
     crops = F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
     return crops.round().to(torch.uint8)

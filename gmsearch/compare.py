@@ -61,7 +61,7 @@ def _check_weights(
     for network in networks.values():
         model = build_network(network, len(session.dataset.classes), settings.resolution)
         if fresh := load_weights(model, path):
-            session.console.print(f"{path}: of other classes; {fresh} starts fresh", markup=False)
+            session.console.print(f"{path}: of other classes; {fresh} starts fresh")
     if file_digest(path) != settings.weights_digest:
         raise WeightsError(f"{path}: not the file that this run began with; put that one back")
 
@@ -93,17 +93,17 @@ def _compare(
         with console.status("measuring latency …"):
             latencies, remarks = measure_latencies(networks)
         for remark in remarks:
-            console.print(remark, markup=False, soft_wrap=True)
+            console.print(remark, soft_wrap=True)
     _answer(session, compared(comparison, networks, records, costs, latencies))
     if account:
         console.print(account.in_words())
     failed = [record for record in records if record.state == "failed"]
     for record in failed:
-        console.print(f"failed: {record.name}, seed {record.seed}: {record.reason}", markup=False)
+        console.print(f"failed: {record.name}, seed {record.seed}: {record.reason}")
     if failed and not trainings.num_complete:
         raise TrainingError("every training failed")
     if not trainings.is_finished:
-        console.print(f"next: gmsearch resume {folder.path}", markup=False, soft_wrap=True)
+        console.print(f"next: gmsearch resume {folder.path}", soft_wrap=True)
     return session.ending(trainings.is_finished, account)
 
 

@@ -36,8 +36,9 @@ class _PatientConsole(Console):
 
 def make_console() -> Console:
     """The console on standard output; a pipe gets lines of a fixed width."""
-    console = _PatientConsole(highlight=False)
-    return console if console.is_terminal else _PatientConsole(highlight=False, width=PLAIN_WIDTH)
+    plain: dict[str, Any] = {"highlight": False, "markup": False}  # names may have brackets
+    console = _PatientConsole(**plain)
+    return console if console.is_terminal else _PatientConsole(**plain, width=PLAIN_WIDTH)
 
 
 class Reading:
@@ -46,8 +47,8 @@ class Reading:
     def __init__(self, console: Console, bars: Progress, source: str) -> None:
         self._console = console
         self._bars = bars
-        self._source = escape(source)
-        self._task = bars.add_task(f"reading {self._source}", total=None)
+        self._source = source
+        self._task = bars.add_task(escape(f"reading {source}"), total=None)
         self._began = (0.0, 0)  # seconds, and images that were packed before
         self._shown = 0.0  # when, in seconds
         self._told = 0  # tenths
@@ -57,7 +58,7 @@ class Reading:
         """So many images are packed."""
         if self.rate is None:
             self._began, self.rate = (time.perf_counter(), done), 0.0
-            self._bars.update(self._task, description=f"packing {self._source}")
+            self._bars.update(self._task, description=escape(f"packing {self._source}"))
         now = time.perf_counter()
         if now - self._shown < REFRESH and done < total:
             return
@@ -140,7 +141,6 @@ class Display:
             f"{count:>4}/{self._settings.num_trials}  {_words(record)}"
             + (f"  ({left} left)" if left else ""),
             soft_wrap=True,
-            markup=False,
         )
 
     def _render(self) -> Group:
@@ -151,7 +151,7 @@ class Display:
             trials.add_column(column, justify=_justify(column), no_wrap=True)
         for record in [*ended[-RECENT:], *running]:
             note = {"running": "▶", "failed": "✗"}.get(record.state, "")
-            figures = map(escape, _figures(record))
+            figures = _figures(record)
             trials.add_row(note, record.id, _top1(record), str(record.epochs), *figures)
         left = self._time_left()
         line = f"{len(ended)} of {self._settings.num_trials} trials"
@@ -183,7 +183,7 @@ def records_table(title: str, records: Iterable[TrialRecord]) -> Table:
     for column in ("id", "top1", "MACs", "params", "gates"):
         table.add_column(column, justify=_justify(column), no_wrap=column != "gates")
     for record in records:
-        table.add_row(record.id, _top1(record), *map(escape, _figures(record)))
+        table.add_row(record.id, _top1(record), *_figures(record))
     return table
 
 
@@ -212,7 +212,7 @@ def comparison_table(rows: Sequence[ComparedNetwork]) -> Table:
         if row.spread is not None:
             top1 += f" ± {row.spread:.1f}"
         table.add_row(
-            escape(row.name),
+            row.name,
             top1,
             *([_or_nothing(row.published, ".1f")] if published else []),
             format_size(row.macs),

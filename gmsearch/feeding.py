@@ -87,7 +87,8 @@ class Resident(Images):
         windows = self._images.as_strided(
             (count, places, places, side, 3 * side), (3 * whole**2, 3 * whole, 3, 3 * whole, 1)
         )
-        at = (torch.from_numpy(each).to(self._images.device) for each in (index, top, left))
+        device = self._images.device
+        at = (torch.from_numpy(each).to(device, non_blocking=True) for each in (index, top, left))
         return windows[tuple(at)].view(len(index), side, side, 3)
 
 
@@ -126,7 +127,10 @@ def place(images: Shards, device: torch.device) -> Images:
     is_there = (images, device) in _residents
     if device.type == "cuda" and not is_there and images.nbytes > RESIDENT_SHARE * _free(device):
         return Staged(images, device)
-    return Resident(images, device)
+    try:
+        return Resident(images, device)
+    except torch.OutOfMemoryError:  # another process was faster
+        return Staged(images, device)
 
 
 def _free(device: torch.device) -> int:

@@ -1,5 +1,6 @@
 """Data on a cluster: before the first trial every node sees what the head sees, or gets a copy."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from gmsearch.data import AnyDataset, PackedDataset, StreamedDataset
 from gmsearch.data.cache import copy_of
 from gmsearch.data.opening import open_source
-from gmsearch.data.packs import META, Pack, find_pack
+from gmsearch.data.packs import META, NAMES, Pack, find_pack
 from gmsearch.data.receiving import Receiver
 from gmsearch.errors import DataError
 
@@ -36,7 +37,7 @@ def share_data(dataset: AnyDataset, say: Callable[[str], None]) -> None:
                 say(f"copying {pack.path} to {others[node]}, once")
                 answers[node] = _copy(pack, node)
     elif isinstance(dataset, StreamedDataset):
-        answers = _ask(others, _see_source, dataset.source.name, dataset.source.key)
+        answers = _ask(others, _see_source, dataset.source.name, dataset.source.contents)
     else:
         return  # made in memory; Ray takes it to every node
     for node, answer in answers.items():
@@ -67,13 +68,13 @@ def _see_pack(path: str, digest: str) -> str:
     return "there"
 
 
-def _see_source(name: str, key: str) -> str:
+def _see_source(name: str, contents: str) -> str:
     """Runs on a node: whether it has the same original images."""
     try:
-        found = open_source(name).key
+        found = open_source(name).contents
     except DataError as error:
         return str(error)
-    return "there" if found == key else f"{name} holds other images there than on the head"
+    return "there" if found == contents else f"{name} holds other images there than on the head"
 
 
 def _copy(pack: Pack, node: str) -> str:
@@ -88,6 +89,8 @@ def _copy(pack: Pack, node: str) -> str:
             ray.get(receiver.receive.remote(name, piece))
         return ray.get(receiver.finish.remote())
     except ray.exceptions.RayError as error:
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.get(receiver.discard.remote())
         reason: Any = getattr(error, "cause", None) or error
         return f"the copy of {pack.path} failed: {str(reason).strip().splitlines()[-1]}"
     finally:
@@ -97,7 +100,9 @@ def _copy(pack: Pack, node: str) -> str:
 def _pieces(pack: Pack) -> Iterator[tuple[str, bytes]]:
     """The files of a pack but for val, which no search opens, piece by piece."""
     files = [pack.path / META]
-    files += sorted(p for split in ("train", "minival") for p in (pack.path / split).iterdir())
+    for split in ("train", "minival"):
+        names = [*pack.meta["splits"][split]["sha256"], NAMES]
+        files += [pack.path / split / name for name in names]
     for file in files:
         with file.open("rb") as opened:
             while piece := opened.read(PIECE):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -168,7 +167,7 @@ def _ledger_table(rows: Iterable[LayerCost]) -> Table:
         figures[place] = row.macs if place < 2 else row.activations
         figures[4:] = row.params, row.activations * BYTES / 1e3
         sums = [sum(pair) for pair in zip(sums, figures, strict=True)]
-        table.add_row(escape(row.name), *map(_figure, figures))
+        table.add_row(row.name, *map(_figure, figures))
     table.add_section()
     table.add_row("total", *map(_figure, sums))
     return table
@@ -193,6 +192,6 @@ def _latency_table(latencies: Iterable[Latency]) -> Table:
             f"{each.low_ms:.2f}-{each.high_ms:.2f}",
             f"{each.images_per_second:,.0f}",
             str(each.repeats),
-            escape(each.device),
+            each.device,
         )
     return table

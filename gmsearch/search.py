@@ -65,4 +65,4 @@ def _answer(session: Session[Experiment], study: SearchStudy, account: Account |
         console.print("nothing is left to try: the space has no other network within the budget")
         return
     more = f" --trials {2 * experiment.trials}" if study.is_finished else ""
-    console.print(f"next: gmsearch resume {folder.path}{more}", markup=False, soft_wrap=True)
+    console.print(f"next: gmsearch resume {folder.path}{more}", soft_wrap=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Generic
 
 from rich.console import Console
+from rich.markup import escape
 
 from gmsearch import data
 from gmsearch.console import Display, make_console, pack_in_words, reading
@@ -82,7 +83,7 @@ class Session(Generic[Run]):
         return Account(wall, start_up, trained, resources.workers)
 
     def say(self, line: str) -> None:
-        self.console.print(line, soft_wrap=True, markup=False)
+        self.console.print(line, soft_wrap=True)
 
     def ending(self, finished: bool, account: Account | None) -> Ending:
         """How the session ended, where `account` is None if nothing was left to train."""
@@ -96,7 +97,7 @@ class Session(Generic[Run]):
 def _load(settings: Run, console: Console) -> data.AnyDataset:
     """The data, packed on first use. Raises DataError."""
     if settings.stream:
-        with console.status(f"listing {settings.data} …"):
+        with console.status(escape(f"listing {settings.data} …")):
             return data.stream(settings.data, resolution=settings.resolution)
     with reading(console, settings.data) as progress:
         dataset = data.load(
@@ -108,7 +109,7 @@ def _load(settings: Run, console: Console) -> data.AnyDataset:
         )
     if progress.rate is not None and isinstance(dataset, data.PackedDataset):
         words = pack_in_words(dataset.pack, progress.rate)
-        console.print(f"packed once, for all runs to come: {words}", soft_wrap=True, markup=False)
+        console.print(f"packed once, for all runs to come: {words}", soft_wrap=True)
     return dataset
 
 

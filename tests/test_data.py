@@ -554,7 +554,7 @@ def test_a_stream_has_the_images_that_a_pack_has(tmp_path, folder, cache, offici
         assert originals.image(0).mode == "RGB"
     digest = stream.digest
     assert pickle.loads(pickle.dumps(stream)).digest == digest
-    next(folder.rglob("*.p?[gm]")).write_bytes(flat(9))
+    next(folder.rglob("*.p?[gm]")).write_bytes(flat(9) + b" ")
     assert data.stream(str(folder), resolution=16).digest != digest
 
 

@@ -22,7 +22,7 @@ from gmsearch.cli import main
 from gmsearch.data import packing
 from gmsearch.data.decoding import side_for
 from gmsearch.data.opening import open_source
-from gmsearch.data.packing import Order, make_pack
+from gmsearch.data.packing import Order, is_unfinished, make_pack
 from gmsearch.data.packs import Pack, is_pack, read_pack, shard_name
 from gmsearch.data.selection import Selection, choose
 from gmsearch.errors import DataError
@@ -197,17 +197,17 @@ def test_shards_are_of_bounded_size_and_hold_the_same_images(tmp_path, folder, m
 def test_more_than_a_thousand_shards_keep_images_by_their_labels(ready):
     """As full ImageNet at 256 px has. Their names no longer sort as their numbers do."""
     meta = json.loads((ready.path / "meta.json").read_text())
-    labels = np.arange(1001)
-    for i in labels:
+    numbers = np.arange(1001)
+    for i in numbers:
         array = np.full((1, SIDE, SIDE, 3), (i // 256, i % 256, 0), np.uint8)
         np.save(ready.path / "train" / shard_name(int(i)), array)
-    np.save(ready.path / "train/labels.npy", labels)
+    np.save(ready.path / "train/labels.npy", numbers % 2)
     files = {name: "" for name in (*map(shard_name, range(1001)), "labels.npy")}
     meta["splits"]["train"] |= {"count": 1001, "sha256": files}
     (ready.path / "meta.json").write_text(json.dumps(meta))
 
     train = read_pack(ready.path).split("train")
-    assert all(tuple(train.images[i][0, 0]) == (i // 256, i % 256, 0) for i in labels)
+    assert all(tuple(train.images[i][0, 0]) == (i // 256, i % 256, 0) for i in numbers)
 
 
 # Images that cannot be read -----------------------------------------------------------------------
@@ -720,3 +720,30 @@ def test_a_mistake_ends_in_one_line_and_nothing_is_written(tmp_path, folder, cap
 def test_pillow_alone_tells_the_reference():
     """What these tests take for an original is what Pillow makes of it."""
     assert Image.open(io.BytesIO(flat(0x010203))).getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_a_damaged_pack_is_mended_by_packing_again(tmp_path):
+    folder = make_folder(tmp_path / "set", side=SIDE)
+    packed(folder, tmp_path / "out")
+    before = {f: f.read_bytes() for f in (tmp_path / "out").rglob("*") if f.is_file()}
+    array = tmp_path / "out/train/images-000.npy"
+    array.write_bytes(array.read_bytes()[:-1])
+    packed(folder, tmp_path / "out")
+    assert before == {f: f.read_bytes() for f in (tmp_path / "out").rglob("*") if f.is_file()}
+
+
+def test_the_beginnings_of_a_pack_are_dropped_when_images_were_replaced(tmp_path, monkeypatch):
+    """As the message about broken images asks for."""
+    folder = make_folder(tmp_path / "set", side=SIDE)
+    bad = folder / "train/n0/0.png"
+    whole = bad.read_bytes()
+    bad.write_bytes(b"junk")
+    fails(packed, folder, tmp_path / "out")
+    assert is_unfinished(tmp_path / "out")
+    (tmp_path / "out/train").mkdir(exist_ok=True)
+    (tmp_path / "out/train/.images-000.npy.1234abcd").write_bytes(b"of a packer that was killed")
+    bad.write_bytes(whole)
+    pack = packed(folder, tmp_path / "out")
+    assert not pack.meta["skipped"]
+    assert not list((tmp_path / "out").rglob(".*"))
+    hold_the_originals(pack, folder)

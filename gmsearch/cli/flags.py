@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gmsearch.data import BUILT_IN, is_named, packed_resolution
-from gmsearch.errors import SettingsError
+from gmsearch.errors import DataError, SettingsError
 from gmsearch.recipe import PRECISIONS, Recipe
 from gmsearch.space import parse_size
 
@@ -126,6 +126,8 @@ def training(arguments: argparse.Namespace, *words: str) -> dict[str, Any]:
     built_in = arguments.data == BUILT_IN
     source = arguments.data if built_in or is_named(arguments.data) else absolute(arguments.data)
     resolution, batch_size = FIDELITIES["bands" if built_in else "images"]
+    if not built_in and not is_named(source) and not os.path.exists(source):
+        raise DataError(f"--data {source}: no such data")
     name = arguments.name
     return {
         "name": run_name(*words, Path(source).stem) if name is None else name,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gmsearch.cli.flags import FIDELITIES, Parser, absolute, whole
 from gmsearch.data.selection import CLASS_LISTS
+from gmsearch.errors import SettingsError
 
 
 def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -67,10 +68,12 @@ def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 def _pack(arguments: argparse.Namespace) -> int:
     from gmsearch.console import make_console, pack_in_words, reading
-    from gmsearch.data.opening import open_source
+    from gmsearch.data.opening import is_named, open_source
     from gmsearch.data.packing import Order, make_pack
     from gmsearch.data.selection import Selection, choose, read_classes
 
+    if arguments.root is not None and not is_named(arguments.source):
+        raise SettingsError(f"--root is for names that timm knows, not for {arguments.source}")
     console = make_console()
     classes = None if arguments.classes is None else read_classes(arguments.classes)
     selection = Selection(classes, arguments.per_class, arguments.seed)
@@ -85,5 +88,5 @@ def _pack(arguments: argparse.Namespace) -> int:
             most_skipped=arguments.skip_at_most,
             progress=progress,
         )
-    console.print(pack_in_words(packed, progress.rate), soft_wrap=True, markup=False)
+    console.print(pack_in_words(packed, progress.rate), soft_wrap=True)
     return 0

@@ -8,6 +8,15 @@ from PIL import Image, UnidentifiedImageError
 from gmsearch.errors import DataError
 
 DRAFT = 3  # times the side, below which a JPEG is not shrunk while it is decoded: no eye sees it
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "WEBP",
+    "PPM",
+    "TIFF",
+    "GIF",
+)  # none that Pillow runs a program for
 SMALLEST = 4  # pixels; what has fewer on a side shows nothing
 
 
@@ -41,7 +50,7 @@ def open_image(image: bytes | Image.Image) -> Image.Image:
     """An image that may be encoded. Raises DataError where it is none, or too small to be one."""
     if isinstance(image, bytes):
         try:
-            image = Image.open(io.BytesIO(image))
+            image = Image.open(io.BytesIO(image), formats=FORMATS)
         except UnidentifiedImageError:
             raise DataError("no format that is known") from None
     width, height = image.size
@@ -52,7 +61,9 @@ def open_image(image: bytes | Image.Image) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode in 3 x 8 bits."""
-    if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would cut off at 255
+    if image.mode in ("I", "F"):
+        raise DataError("32 bits for a pixel, of a range that is not known")
+    if image.mode.startswith("I;16"):  # which `convert` would cut off at 255
         grey = (np.asarray(image) // 256).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:

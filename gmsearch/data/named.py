@@ -368,8 +368,8 @@ def _wds(source: str, root: Path) -> Parts:
 
     if not any((root / name).is_file() for name in ("_info.json", "info.json")):
         raise DataError(
-            f"{source}: no _info.json in {root}; give the folder of the shards as root, with the "
-            "_info.json that tells their splits"
+            f"{source}: no _info.json in {root}; pack the set with --root DIR, the folder of its "
+            "shards and of the _info.json that tells their splits"
         )
     reader = create_dataset(source, root=str(root), split="train").reader
     parts = {}

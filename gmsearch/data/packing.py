@@ -15,11 +15,13 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -84,28 +86,36 @@ def make_pack(
     """
     if not 0 <= most_skipped <= 1:
         raise DataError(f"--skip-at-most is {most_skipped}; allowed: from 0 to 1")
-    with _held(out, order) as finished:
-        if finished:
-            return finished
+    if found := _finished(out, order):
+        return found
+    with _held(out, order):
+        if found := _finished(out, order):  # another packer made it meanwhile
+            return found
         shards = list(_shards(order))
-        total, done = order.plan.num_images, 0
-        skipped: list[tuple[str, str]] = []
+        notes = {shard: _read_note(out, shard) for shard in shards if (out / shard.note).exists()}
+        done, total = sum(len(shard.members) for shard in notes), order.plan.num_images
+        _check_skipped(order, notes.values(), done, most_skipped)
         progress(done, total)
         with _decoders(order, shards, workers) as decoders:
-            for shard in shards:
+            for shard in (shard for shard in shards if shard not in notes):
                 for count in _pack_shard(out, shard, decoders):
                     progress(done + count, total)
                 done += len(shard.members)
-                skipped += _read_note(out, shard)["skipped"]
-                if len(skipped) > most_skipped * total:
-                    _take_back(out)
-                    name, reason = skipped[0]
-                    raise DataError(
-                        f"{order.source.name}: {len(skipped):,} of {done:,} images cannot be read, "
-                        f"such as {name} ({reason}); remove or replace them, or allow more than "
-                        f"{most_skipped:g} of all with `gmsearch pack --skip-at-most SHARE`"
-                    )
-        return _finish(order, out, shards)
+                notes[shard] = _read_note(out, shard)
+                _check_skipped(order, notes.values(), done, most_skipped)
+        return _finish(order, out, notes)
+
+
+def _check_skipped(order: Order, notes: Iterable[Any], done: int, most: float) -> None:
+    """Raises DataError where too many images are broken."""
+    skipped = [each for note in notes for each in note["skipped"]]
+    if len(skipped) > most * order.plan.num_images:
+        name, reason = skipped[0]
+        raise DataError(
+            f"{order.source.name}: {len(skipped):,} of {done:,} images cannot be read, such as "
+            f"{name} ({reason}); remove or replace them, or allow more than {most:g} of all with "
+            "`gmsearch pack --skip-at-most SHARE`"
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ class _Shard:
 
     split: str
     number: int
-    members: Sequence[Member]
+    members: Sequence[Member] = field(compare=False, repr=False)
 
     @property
     def file(self) -> Path:
@@ -133,64 +143,87 @@ def _shards(order: Order) -> Iterator[_Shard]:
             yield _Shard(split, number, members[start : start + size])
 
 
-def _take_back(out: Path) -> None:
-    """Removes the beginnings of a pack."""
-    for part in (*SPLITS, UNFINISHED):
-        shutil.rmtree(out / part, ignore_errors=True)
-    with contextlib.suppress(OSError):  # something else lies in it
-        out.rmdir()
-
-
 def is_unfinished(path: Path) -> bool:
     """Whether a folder has the beginnings of a pack."""
     return (path / UNFINISHED).is_dir()
 
 
-@contextlib.contextmanager
-def _held(out: Path, order: Order) -> Iterator[Pack | None]:
-    """Holds the folder of a pack against a second packer, who waits. Gives the pack if it is
-    finished. Raises DataError where the folder has something else.
+def _finished(out: Path, order: Order) -> Pack | None:
+    """The pack, if it is there and sound; one that is damaged is made ready to be packed again.
+
+    Raises DataError where another one is there.
     """
-    if is_pack(out):
-        yield _finished(out, order)
-        return
-    begun = out / UNFINISHED
-    if not is_unfinished(out):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())) and not is_pack(out):
-            raise DataError(f"{out} exists and is no pack; choose another folder")
-        check_disk(out, order.nbytes)
-    with _no_space_told(out):
-        with _locked(begun / "lock"):
-            if is_pack(out):  # the other packer made it
-                yield _finished(out, order)
-                return
-            told = begun / "order.json"
-            if told.exists() and json.loads(told.read_text()) != order.key:
-                raise DataError(
-                    f"{out} has the beginnings of another pack; remove it, or choose another folder"
-                )
-            write_atomically(told, json.dumps(order.key))
-            yield None
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Waits for a lock, and for its folder, which its last holder may have removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _finished(out: Path, order: Order) -> Pack:
+    if not is_pack(out):
+        return None
     found = read_pack(out)
     if found.meta["key"] != order.key:
         raise DataError(
             f"{out} is another pack ({found.meta['source']}, {len(found.classes)} classes, "
             f"{found.resolution} px, seed {found.meta['selection']['seed']}); choose another folder"
         )
+    try:
+        found.verify(*SPLITS)
+    except DataError:
+        (out / UNFINISHED).mkdir(exist_ok=True)
+        (out / META).unlink()
+        return None
     shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # left by a kill at the very end
     return found
+
+
+@contextlib.contextmanager
+def _held(out: Path, order: Order) -> Iterator[None]:
+    """Holds the folder of a pack against a second packer, who waits.
+
+    Raises DataError where the folder has something else.
+    """
+    if not is_unfinished(out):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())) and not is_pack(out):
+            raise DataError(f"{out} exists and is no pack; choose another folder")
+        check_disk(out, order.nbytes)
+    with _no_space_told(out), _locked(out / UNFINISHED / "lock"):
+        if not is_pack(out):
+            _begin(out, order)
+        yield
+
+
+def _begin(out: Path, order: Order) -> None:
+    """Notes what is packed, unless the folder has the beginnings of it.
+
+    Raises DataError where it has those of another pack. Those of the same images, of which some
+    were replaced since, are dropped.
+    """
+    file = out / UNFINISHED / "order.json"
+    asked = {
+        "source": order.source.name,
+        "selection": asdict(order.selection),
+        "resolution": order.resolution,
+        "key": order.key,
+    }
+    begun = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
+    if {**begun, "key": None} != json.loads(json.dumps({**asked, "key": None})):
+        raise DataError(
+            f"{out} has the beginnings of another pack; remove it, or choose another folder"
+        )
+    if begun["key"] != order.key or not file.exists():
+        for note in (out / UNFINISHED).glob("*-*.json"):
+            note.unlink()
+    for split in SPLITS:
+        for half_written in (out / split).glob(".*"):  # by a packer that was killed
+            half_written.unlink()
+    write_atomically(file, json.dumps(asked))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits for a lock, the folder of which its last holder may have removed."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError), path.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
+                yield
+                return
 
 
 def check_disk(out: Path, needed: int) -> None:
@@ -209,8 +242,7 @@ def _no_space_told(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # of NumPy's own writing there is no number, "431649 requested and 3968 written"
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, None):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DataError(
             f"{out}: no space is left on the disk; make room and say the same again to go on"
@@ -266,6 +298,7 @@ def _start_decoder(order: Order, images: np.ndarray) -> None:
     global _inherited
     _inherited = order, images
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that packs
+    warnings.simplefilter("ignore")  # of Pillow, of images that are large or odd
     threading.Thread(target=_leave_with_parent, daemon=True).start()
 
 
@@ -290,9 +323,7 @@ def _decode(member: Member, place: int) -> str | None:
 
 
 def _pack_shard(out: Path, shard: _Shard, decoders: _Decoders) -> Iterator[int]:
-    """Writes one shard, unless it is there; yields how many images are done."""
-    if (out / shard.note).exists():
-        return
+    """Writes one shard; yields how many images are done."""
     images, answers = decoders.decode(shard)
     reasons: list[str | None] = []
     for reason in answers:
@@ -302,7 +333,9 @@ def _pack_shard(out: Path, shard: _Shard, decoders: _Decoders) -> Iterator[int]:
     path = out / shard.file
     path.parent.mkdir(exist_ok=True)
     with replacing(path, durable=True) as file:
-        np.save(file, images if all(good) else images[good], allow_pickle=False)
+        # A plain writer: of NumPy's own for real files, the reason of a failure is not known.
+        plain: Any = SimpleNamespace(write=file.write)
+        np.lib.format.write_array(plain, images if all(good) else images[good], allow_pickle=False)
     skipped = [(m.name, r) for m, r in zip(shard.members, reasons, strict=True) if r]
     note = {"skipped": skipped, "sha256": sha256_of(path)}
     write_atomically(out / shard.note, json.dumps(note))
@@ -313,14 +346,16 @@ def _read_note(out: Path, shard: _Shard) -> Any:
     return json.loads((out / shard.note).read_text(encoding="utf-8"))
 
 
-def _finish(order: Order, out: Path, shards: list[_Shard]) -> Pack:
+def _finish(order: Order, out: Path, known: Mapping[_Shard, Any]) -> Pack:
     """Writes labels, names and meta.json, and takes the notes away."""
     label_of = {name: label for label, name in enumerate(order.plan.classes)}
     skipped: dict[str, str] = {}
     splits: dict[str, Any] = {}
     for split in order.plan.splits:
         notes = {
-            shard.file.name: _read_note(out, shard) for shard in shards if shard.split == split
+            shard.file.name: known[shard]
+            for shard in sorted(known, key=lambda shard: shard.number)
+            if shard.split == split
         }
         for note in notes.values():
             skipped |= {name: reason for name, reason in note["skipped"]}

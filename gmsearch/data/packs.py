@@ -95,6 +95,8 @@ class Pack:
         if (
             any(array.dtype != np.uint8 or array.shape[1:] != shape for array in arrays)
             or not len(labels) == sum(map(len, arrays)) == about["count"]
+            or not len(labels)
+            or not 0 <= labels.min() <= labels.max() < len(self.classes)
         ):
             raise DataError(f"{folder}: not the arrays that {META} tells of; pack it again")
         return Split(Shards(arrays), labels)
@@ -159,7 +161,9 @@ def read_pack(path: Path) -> Pack:
         _ = pack.classes, pack.resolution + pack.side, pack.nbytes, pack.digest, meta["key"]
         _ = meta["selection"]["seed"], meta["splits"]["val"], meta["skipped"], meta["val_is"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise DataError(f"{path}: not a pack, or its {META} is broken; pack it again") from None
+        raise DataError(
+            f"{path}: not a pack, or its {META} is broken; remove it and pack it again"
+        ) from None
     return pack
 
 

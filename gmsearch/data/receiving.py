@@ -35,5 +35,9 @@ class Receiver:
         except DataError as error:
             return str(error)
         finally:
-            shutil.rmtree(self._unfinished, ignore_errors=True)
+            self.discard()
         return "there"
+
+    def discard(self) -> None:
+        """Takes back what did not become a copy."""
+        shutil.rmtree(self._unfinished, ignore_errors=True)

@@ -5,6 +5,7 @@ files nor where they lie matters, and a larger subset of the same seed holds the
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
@@ -58,7 +59,7 @@ def read_classes(text: str) -> int | tuple[str, ...]:
     """What `--classes` says: a number, the name of a well-known subset, or a file with one class
     on each line (what follows the first word of a line may describe it). Raises DataError.
     """
-    if text.isdecimal():
+    if re.fullmatch(r"[0-9]{1,9}", text):
         return int(text)
     if text in CLASS_LISTS:
         listing = resources.files("gmsearch.data") / "class_lists" / f"{text}.txt"
@@ -98,9 +99,7 @@ def choose(source: Source, selection: Selection) -> Plan:
                     f"{source.name}: class '{label}' has no images in val; "
                     "add some, or name other classes with --classes FILE"
                 )
-        minival, train = _cut(
-            _take(source, label, members, selection), MINIVAL_SHARE, selection.seed, "minival"
-        )
+        minival, train = _take(source, label, members, selection)
         if not train and selection.per_class == 1:
             raise DataError("--per-class 1: minival takes one of each class; give 2 or more")
         if not train:
@@ -143,17 +142,25 @@ def _choose_classes(source: Source, selection: Selection) -> tuple[str, ...]:
     return tuple(sorted(set(named.values())))
 
 
-def _take(source: Source, label: str, members: list[Member], selection: Selection) -> list[Member]:
-    """As many as are asked for, the first by rank."""
-    wanted = selection.per_class
-    if wanted is None:
-        return members
+def _take(
+    source: Source, label: str, members: list[Member], selection: Selection
+) -> tuple[list[Member], list[Member]]:
+    """As many as are asked for: (minival, train).
+
+    Minival is cut first, from all there are: what judges a search is in no larger train of the same
+    seed.
+    """
+    wanted = len(members) if selection.per_class is None else selection.per_class
     if wanted > len(members):
         raise DataError(
             f"--per-class {wanted}: class '{label}' of {source.name} has {len(members)} images; "
             f"ask for {len(members)} at most, or name other classes with --classes FILE"
         )
-    return _ranked(members, selection.seed, "image")[:wanted]
+    count = _share(wanted, MINIVAL_SHARE)
+    ranked = _ranked(members, selection.seed, "minival")
+    minival, others = ranked[:count], ranked[count:]
+    train = _ranked(others, selection.seed, "image")[: wanted - count]
+    return sorted(minival), sorted(train)
 
 
 def _cut(
@@ -161,8 +168,12 @@ def _cut(
 ) -> tuple[list[Member], list[Member]]:
     """Cuts a share off, one image at least: (the cut, the rest), both in order."""
     ranked = _ranked(members, seed, salt)
-    count = max(1, round(share * len(ranked)))
+    count = _share(len(ranked), share)
     return sorted(ranked[:count]), sorted(ranked[count:])
+
+
+def _share(count: int, share: float) -> int:
+    return max(1, round(share * count))
 
 
 def _ranked(members: Iterable[Member], seed: int, salt: str) -> list[Member]:

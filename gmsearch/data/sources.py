@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import lzma
 import os
+import posixpath
 import shutil
 import tarfile
 import tempfile
@@ -32,6 +33,7 @@ from gmsearch.files import as_bytes
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", ".gif")
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")  # the synonyms of timm
+SPLIT_NAMES = (*TRAIN_NAMES, *VAL_NAMES)
 
 
 @dataclass(frozen=True, order=True)
@@ -60,15 +62,27 @@ class Source(ABC):
     def stamp(self, member: Member) -> str:
         """What changes when the contents of an image change."""
 
+    def gist(self, member: Member) -> str:
+        """What tells an image from another, and is the same for a copy of it elsewhere."""
+        return self.stamp(member)
+
     @cached_property
     def key(self) -> str:
-        """A digest of what is in the source; where it lies does not matter."""
+        """A digest of all images by name and stamp; where the source lies does not matter."""
+        return self._digest(self.stamp)
+
+    @cached_property
+    def contents(self) -> str:
+        """A digest of all images by name and gist, the same for a copy of the source."""
+        return self._digest(self.gist)
+
+    def _digest(self, tell: Callable[[Member], str]) -> str:
         digest = hashlib.sha256()
         for split, classes in sorted(self.splits.items()):
             for label in sorted(classes):
                 digest.update(as_bytes(f"\n{split}\t{label}"))
                 for member in sorted(classes[label]):
-                    digest.update(as_bytes(f"\n{member.within}\t{self.stamp(member)}"))
+                    digest.update(as_bytes(f"\n{member.within}\t{tell(member)}"))
         return digest.hexdigest()
 
 
@@ -80,6 +94,7 @@ class Folder(Source):
         self._path = path
         names = []
         for folder, folders, files in os.walk(path, onerror=_unreadable, followlinks=True):
+            _check_links(folder, folders)
             inside = Path(folder).relative_to(path).as_posix()
             prefix = "" if inside == "." else f"{inside}/"
             names += [f"{prefix}{name}/" for name in folders]
@@ -95,6 +110,9 @@ class Folder(Source):
         except OSError:  # a broken link, or a file that has just vanished
             return "unreadable"
         return f"{status.st_size} {status.st_mtime_ns}"
+
+    def gist(self, member: Member) -> str:
+        return self.stamp(member).split()[0]  # without the time of change
 
 
 class Zip(Source):
@@ -137,7 +155,9 @@ class Tar(Source):
             self._open()
             with tarfile.open(fileobj=self._file, mode="r:") as archive:
                 members = [
-                    info for info in archive if info.isfile() or info.isdir() or info.islnk()
+                    info
+                    for info in archive
+                    if info.isfile() or info.isdir() or info.islnk() or info.issym()
                 ]
                 end = os.pread(self._file.fileno(), 512, archive.offset)
             if end != bytes(512):  # of which tarfile says nothing
@@ -145,11 +165,16 @@ class Tar(Source):
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise DataError(f"{path}: not a readable tar ({error})") from None
         self._places: dict[str, tuple[int, int]] = {}
-        for info in members:
-            if not info.islnk():
+        for info in sorted(members, key=lambda info: info.islnk() or info.issym()):
+            if not (info.islnk() or info.issym()):
                 self._places[info.name] = info.offset_data, info.size
-            elif info.linkname in self._places:
-                self._places[info.name] = self._places[info.linkname]
+                continue
+            above = posixpath.dirname(info.name) if info.issym() else ""
+            target = posixpath.normpath(posixpath.join(above, info.linkname))
+            place = self._places.get(target, self._places.get(info.linkname))
+            if place is None:
+                raise DataError(f"{path}: {info.name} is a link to what is not in the tar")
+            self._places[info.name] = place
         names = [info.name + ("/" if info.isdir() else "") for info in members]
         self.splits = _by_split(self.name, names)
         status = path.stat()
@@ -162,6 +187,9 @@ class Tar(Source):
     def stamp(self, member: Member) -> str:
         return f"{self._places[member.name]} {self._stamp}"
 
+    def gist(self, member: Member) -> str:
+        return str(self._places[member.name][1])
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
 
@@ -172,6 +200,15 @@ class Tar(Source):
     def _open(self) -> None:
         self._file = _plain_tar(self._path)
         weakref.finalize(self, self._file.close)
+
+
+def _check_links(folder: str, folders: list[str]) -> None:
+    """Raises DataError where a link leads back to a folder above it."""
+    real = os.path.realpath(folder)
+    for name in folders:
+        place = os.path.join(folder, name)
+        if os.path.islink(place) and f"{real}/".startswith(f"{os.path.realpath(place)}/"):
+            raise DataError(f"{place}: a link to a folder above it; remove it")
 
 
 def _unreadable(error: OSError) -> None:
@@ -225,19 +262,13 @@ def _by_split(source: str, names: Iterable[str]) -> dict[str, dict[str, list[Mem
         for name, parts in paths
         if not any(part.startswith((".", "/", "__MACOSX")) for part in parts if part != ".")
     ]
-    splits = {
-        split: found
-        for split, words in (("train", TRAIN_NAMES), ("val", VAL_NAMES))
-        if (found := _split_below(source, split, words, paths))
-    }
-    if "train" not in splits:
-        splits = {"train": _flat(paths)}
-    if len(splits["train"]) < 2:
-        only = f"one class ('{next(iter(splits['train']))}')" if splits["train"] else "no images"
-        raise DataError(
-            f"{source}: {only} under train/CLASS/ or CLASS/; a classifier needs two classes or more"
-        )
-    return splits
+    train = _split_below(source, "train", TRAIN_NAMES, paths)
+    if train is None:  # or a folder that is called so has no classes, and may be one
+        return {"train": _flat(source, paths)}
+    if len(train) < 2:
+        raise _too_few(source, train)
+    val = _split_below(source, "val", VAL_NAMES, paths)
+    return {"train": train} if val is None else {"train": train, "val": val}
 
 
 Paths = list[tuple[str, tuple[str, ...]]]
@@ -245,37 +276,38 @@ Paths = list[tuple[str, tuple[str, ...]]]
 
 def _split_below(
     source: str, split: str, words: tuple[str, ...], paths: Paths
-) -> dict[str, list[Member]]:
-    """The classes of one split, none where there is no such folder."""
-    roots, loose = set(), None
+) -> dict[str, list[Member]] | None:
+    """The classes of one split, the folder of which has one of some names, in letters of any case.
+
+    None where there is no such folder, or where that of `train` has no classes.
+    """
+    roots, loose, there = set(), None, False
     classes: dict[str, list[Member]] = {}
-    there = False
     for name, parts in paths:
-        depth = next(
-            (i for i, part in enumerate(parts[:2]) if part in (*TRAIN_NAMES, *VAL_NAMES)), None
-        )
-        if depth is None or parts[depth] not in words:
+        depth = next((i for i, part in enumerate(parts[:2]) if part.lower() in SPLIT_NAMES), None)
+        if depth is None or parts[depth].lower() not in words:
             continue
         there = True
         if _add(classes, name, parts, depth + 1):
             roots.add("/".join(parts[: depth + 1]))
         elif name.lower().endswith(SUFFIXES):
             loose = name
+    if not there or (split == "train" and not classes):
+        return None
     if len(roots) > 1:
-        raise DataError(
-            f"{source}: several '{split}' folders ({', '.join(sorted(roots))}); keep one"
-        )
+        several = ", ".join(sorted(roots))
+        raise DataError(f"{source}: several '{split}' folders ({several}); keep one")
     if loose:
         raise DataError(
             f"{source}: {loose} lies in no class; sort the images of {split} into "
             f"{split}/CLASS/ folders"
         )
-    if there and not classes:
+    if not classes:
         raise DataError(f"{source}: no images under {split}/CLASS/; put some there, or remove it")
     return classes
 
 
-def _flat(paths: Paths) -> dict[str, list[Member]]:
+def _flat(source: str, paths: Paths) -> dict[str, list[Member]]:
     """The classes of a set without splits: its folders, or those of the one folder that holds
     all.
     """
@@ -284,7 +316,21 @@ def _flat(paths: Paths) -> dict[str, list[Member]]:
     classes: dict[str, list[Member]] = {}
     for name, parts in paths:
         _add(classes, name, parts, 1 if len(tops) == 1 and deep else 0)
+    if classes and all(label.lower() in SPLIT_NAMES for label in classes):
+        raise DataError(
+            f"{source}: no class folders in {' and '.join(classes)}; sort the images into "
+            "train/CLASS/, and those of val likewise"
+        )
+    if len(classes) < 2:
+        raise _too_few(source, classes)
     return classes
+
+
+def _too_few(source: str, classes: dict[str, list[Member]]) -> DataError:
+    only = f"one class ('{next(iter(classes))}')" if classes else "no images"
+    return DataError(
+        f"{source}: {only} under train/CLASS/ or CLASS/; a classifier needs two classes or more"
+    )
 
 
 def _add(classes: dict[str, list[Member]], name: str, parts: tuple[str, ...], depth: int) -> bool:

@@ -67,8 +67,10 @@ class StreamedDataset:
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that another image, label or class would change."""
-        told = f"{self.resolution} {self.source.key} {self.plan.digest}"
+        """Twelve hexadecimal digits that another image, label or class would change, as far as
+        names and sizes tell.
+        """
+        told = f"{self.resolution} {self.source.contents} {self.plan.digest}"
         return hashlib.sha256(told.encode()).hexdigest()[:12]
 
     @cached_property

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -159,29 +160,64 @@ def _resident(images: Shards, device: torch.device) -> Tensor:
     return _residents[images, device]
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of several workers has of every batch.
+
+    A batch is cut into `workers` x `accumulate` parts, each of which is trained on by itself, as
+    far as norms see it. One worker that accumulates two parts and two workers with one part each
+    train on the same.
+    """
+
+    rank: int = 0
+    workers: int = 1
+    accumulate: int = 1  # parts of a step for each worker, one after the other
+
+    @property
+    def parts(self) -> int:
+        return self.workers * self.accumulate
+
+    @property
+    def mine(self) -> range:
+        """The parts of this worker."""
+        return range(self.rank, self.parts, self.workers)
+
+
+ALONE = Share()
+
+
 class Feed(ABC):
     """The batches of one training."""
 
-    batch_size: int
+    batch_size: int  # of all workers together
     num_steps: int  # batches of an epoch
+    share: Share
 
     @abstractmethod
-    def batches(self, epoch: int) -> Batches:
-        """One pass over the training images in random order, in full batches: float
-        (N, 3, side, side) in channels_last, and targets as `augment` gives them.
+    def batches(self, epoch: int, start: int = 0) -> Batches:
+        """One pass over the training images in random order, in full batches, from step `start` on:
+        for every step the parts of this worker, each float (N, 3, side, side) in channels_last, and
+        targets as `augment` gives them.
         """
 
     @abstractmethod
     def minival(self) -> Batches:
-        """All images of minival, their centres, and their labels."""
+        """The images of minival, or this worker's of them: their centres, and their labels."""
 
 
 class ArrayFeed(Feed):
     """Batches of arrays, in memory or mapped."""
 
     def __init__(
-        self, dataset: Dataset, recipe: Recipe, *, seed: int, device: torch.device
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: torch.device,
+        share: Share = ALONE,
     ) -> None:
+        self.share = share
         self._dataset = dataset
         self._recipe = recipe
         self._seed = seed
@@ -191,10 +227,15 @@ class ArrayFeed(Feed):
         self.batch_size = min(recipe.batch_size, len(dataset.train))
         self.num_steps = len(dataset.train) // self.batch_size
 
-    def batches(self, epoch: int) -> Batches:
+    def batches(self, epoch: int, start: int = 0) -> Batches:
         rng = np.random.default_rng([self._seed, epoch])
         order = rng.permutation(len(self._dataset.train))[: self.num_steps * self.batch_size]
-        steps = [self._draw(index, epoch, i) for i, index in enumerate(self._in_batches(order))]
+        in_steps = order.reshape(self.num_steps, self.batch_size)
+        steps = [
+            self._draw(in_steps[step, part :: self.share.parts], epoch, step, part)
+            for step in range(start, self.num_steps)
+            for part in self.share.mine
+        ]
         for step, images in zip(
             steps, self._images.in_turn(step.crops for step in steps), strict=True
         ):
@@ -213,18 +254,16 @@ class ArrayFeed(Feed):
 
     def minival(self) -> Batches:
         labels = self._dataset.minival.labels
-        return in_order(self._minival, labels, self._dataset.resolution, self._device)
+        resolution = self._dataset.resolution
+        return in_order(self._minival, labels, resolution, self._device, self.share)
 
-    def _in_batches(self, order: np.ndarray) -> np.ndarray:
-        return order.reshape(self.num_steps, self.batch_size)
-
-    def _draw(self, index: np.ndarray, epoch: int, step: int) -> "_Step":
-        """What is random of a batch, but for what `augment` draws.
+    def _draw(self, index: np.ndarray, epoch: int, step: int, part: int) -> "_Step":
+        """What is random of a part of a batch, but for what `augment` draws.
 
         The images to be flipped are the last ones: their order in a batch means nothing, and so
         all are flipped at once.
         """
-        rng = np.random.default_rng([self._seed, epoch, 1 + step])
+        rng = np.random.default_rng([self._seed, epoch, 1 + step, part])
         resized = self._recipe.min_crop_area < 1
         whole, side = self._dataset.train.images.side, self._dataset.resolution
         places = 1 if resized else whole - side + 1
@@ -240,12 +279,19 @@ class _Step(NamedTuple):
     seed: int  # of all that `augment` and the network draw
 
 
-def in_order(images: Images, labels: np.ndarray, resolution: int, device: torch.device) -> Batches:
-    """All images of a split, their centres: float (N, 3, resolution, resolution) and labels."""
+def in_order(
+    images: Images,
+    labels: np.ndarray,
+    resolution: int,
+    device: torch.device,
+    share: Share = ALONE,
+) -> Batches:
+    """All images of a split, or this worker's: their centres, float
+    (N, 3, resolution, resolution), and labels.
+    """
     corner = (images.side - resolution) // 2
-    for index in np.array_split(
-        np.arange(len(labels)), range(EVAL_BATCH_SIZE, len(labels), EVAL_BATCH_SIZE)
-    ):
+    mine = np.arange(share.rank, len(labels), share.workers)
+    for index in np.array_split(mine, range(EVAL_BATCH_SIZE, len(mine), EVAL_BATCH_SIZE)):
         corners = np.full(len(index), corner)
         batch = images.take(Crops(index, corners, corners, resolution))
         yield normalise(batch), torch.from_numpy(labels[index]).to(device)

@@ -6,6 +6,7 @@ batches, as for packs.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from gmsearch.augment import augment, normalise, seed_everything
 from gmsearch.data.decoding import side_for
 from gmsearch.data.streamed import Originals, StreamedDataset
 from gmsearch.errors import DataError
-from gmsearch.feeding import EVAL_BATCH_SIZE, Batches, Feed
+from gmsearch.feeding import ALONE, EVAL_BATCH_SIZE, Batches, Feed, Share
 from gmsearch.recipe import Recipe
 
 
@@ -30,8 +31,15 @@ class StreamFeed(Feed):
     """
 
     def __init__(
-        self, dataset: StreamedDataset, recipe: Recipe, *, seed: int, device: torch.device
+        self,
+        dataset: StreamedDataset,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: torch.device,
+        share: Share = ALONE,
     ) -> None:
+        self.share = share
         self._dataset = dataset
         self._recipe = recipe
         self._seed = seed
@@ -40,14 +48,18 @@ class StreamFeed(Feed):
         self.num_steps = len(dataset.train) // self.batch_size
         self._num_workers = torch.get_num_threads()
 
-    def batches(self, epoch: int) -> Batches:
-        seeds = np.random.default_rng([self._seed, epoch]).integers(2**31, size=self.num_steps + 1)
-        seed_everything(int(seeds[-1]))  # the loader draws its order, and its workers' seeds
-        # Crops are timm's already.
-        recipe = replace(self._recipe, min_crop_area=1.0)
-        for (images, labels), seed in zip(
-            _checked(self._loader()), seeds[:-1].tolist(), strict=True
-        ):
+    def batches(self, epoch: int, start: int = 0) -> Batches:
+        rng = np.random.default_rng([self._seed, epoch])
+        order = rng.permutation(len(self._dataset.train))[: self.num_steps * self.batch_size]
+        share = self.share
+        mine = order.reshape(-1, share.parts)[:, list(share.mine)].ravel()
+        num_batches = self.num_steps * share.accumulate
+        rng = np.random.default_rng([self._seed, epoch, 0, 1 + share.rank])
+        seeds = rng.integers(2**31, size=num_batches + 1).tolist()
+        seed_everything(seeds.pop())  # the loader draws its order, and its workers' seeds
+        recipe = replace(self._recipe, min_crop_area=1.0)  # crops are timm's already
+        batches = zip(_checked(self._loader(mine)), seeds, strict=True)
+        for (images, labels), seed in islice(batches, start * share.accumulate, None):
             seed_everything(seed)
             yield augment(
                 images.to(self._device, non_blocking=True).permute(0, 2, 3, 1),
@@ -61,23 +73,25 @@ class StreamFeed(Feed):
         resolution, split = self._dataset.resolution, self._dataset.minival
         corner = (side_for(resolution) - resolution) // 2
         inner = slice(corner, corner + resolution)
-        centres = _Decoded(split, lambda i: split.square(i, resolution)[inner, inner].copy())
+        mine = np.arange(self.share.rank, len(split), self.share.workers)
+        centres = _Decoded(split, mine, lambda i: split.square(i, resolution)[inner, inner].copy())
         loader: Any = DataLoader(
             centres, EVAL_BATCH_SIZE, num_workers=self._num_workers, collate_fn=_collate
         )
         for images, labels in _checked(loader):
             yield normalise(images.to(self._device)), labels.to(self._device)
 
-    def _loader(self) -> Any:
-        """timm's, for one epoch: uint8 (N, 3, side, side) and labels."""
+    def _loader(self, which: np.ndarray) -> Any:
+        """timm's, of some images in random order: uint8 (N, 3, side, side) and labels."""
         recipe, side = self._recipe, self._dataset.resolution
         split = self._dataset.train
         moving = recipe.min_crop_area == 1
-        images: Any = _Decoded(split, (lambda i: split.square(i, side)) if moving else split.image)
+        image = (lambda i: split.square(i, side)) if moving else split.image
+        images: Any = _Decoded(split, which, image)
         loader = create_loader(
             images,
             (3, side, side),
-            self.batch_size,
+            self.batch_size // self.share.parts,
             is_training=True,
             scale=(recipe.min_crop_area, 1.0),
             hflip=0.5 if recipe.flip else 0.0,
@@ -119,15 +133,17 @@ class _Decoded(Dataset):
 
     transform: Callable | None = None  # timm's loader sets it
 
-    def __init__(self, split: Originals, image: Callable[[int], Any]) -> None:
+    def __init__(self, split: Originals, which: np.ndarray, image: Callable[[int], Any]) -> None:
         self._split = split
+        self._which = which
         self._image = image
 
     def __len__(self) -> int:
-        return len(self._split)
+        return len(self._which)
 
     def __getitem__(self, index: int) -> tuple[Any, int] | DataError:
         """An error is returned: raised, it would keep the processes of the loader waiting."""
+        index = int(self._which[index])
         try:
             image = self._image(index)
         except DataError as error:

@@ -11,20 +11,22 @@ any epoch and goes on from its saved state equals one that never stopped.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from timm.optim import param_groups_weight_decay
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmsearch.crew import Crew
 from gmsearch.data import AnyDataset, StreamedDataset
 from gmsearch.errors import TrainingError
-from gmsearch.feeding import ArrayFeed, Batches, Feed
+from gmsearch.feeding import ALONE, ArrayFeed, Batches, Feed, Share
 from gmsearch.network import Network
 from gmsearch.recipe import Recipe, learning_rate
 from gmsearch.streaming import StreamFeed
@@ -42,6 +44,8 @@ class EpochResult:
     train_loss: float  # mean over the epoch, label smoothing included
     seconds: float  # of training and evaluation
     images_per_second: float | None = None  # in training
+    top5: float | None = None
+    raw_top1: float | None = None  # of the weights themselves, where their average gave top1
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -56,6 +60,8 @@ class TrainingState:
     ema: ModelEmaV3 | None
     device: torch.device
     history: list[EpochResult] = field(default_factory=list)
+    step: int = 0  # of the epoch that is under way: so many steps are done
+    loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # their sum, this worker's
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that it loads with `weights_only`."""
@@ -64,6 +70,8 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.module.state_dict(),
             "history": [result.to_dict() for result in self.history],
+            "step": self.step,
+            "loss": self.loss,
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
@@ -72,6 +80,7 @@ class TrainingState:
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["ema"])
         self.history = [EpochResult(**result) for result in saved["history"]]
+        self.step, self.loss = saved["step"], saved["loss"].to(self.device)
 
 
 def start(
@@ -101,95 +110,149 @@ def start(
         groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
     )
     ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
-    return TrainingState(model, optimizer, ema, device)
+    loss = torch.zeros((), device=device)
+    return TrainingState(model, optimizer, ema, device, loss=loss)
 
 
 def train(
-    state: TrainingState, dataset: AnyDataset, recipe: Recipe, *, seed: int
+    state: TrainingState,
+    dataset: AnyDataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    share: Share = ALONE,
+    on_step: Callable[[int], None] = lambda num_steps: None,
 ) -> Iterator[EpochResult]:
     """Trains from where `state` stands to the recipe's last epoch; yields after each, with `state`
     up to date.
 
+    `share` is this worker's of a training by several. `on_step` is called after every step of an
+    epoch but the last, with the number of steps that an epoch has; `state` may be saved there too.
     Raises TrainingError where the training loss is not finite, or the logits of no minival image
     are.
     """
-    feed = make_feed(dataset, recipe, seed=seed, device=state.device)
-    for epoch in range(len(state.history), recipe.num_epochs):
-        began = time.perf_counter()
-        train_loss = _train_epoch(state, feed, recipe, epoch)
+    feed = make_feed(dataset, recipe, seed=seed, device=state.device, share=share)
+    crew = Crew(state.model, share)
+    while len(state.history) < recipe.num_epochs:
+        began, steps_left = time.perf_counter(), feed.num_steps - state.step
+        _train_epoch(state, feed, crew, recipe, on_step)
         trained = time.perf_counter() - began
+        train_loss = crew.sum(state.loss).item() / feed.num_steps / share.workers
+        state.step, state.loss = 0, torch.zeros((), device=state.device)
+        epoch = len(state.history) + 1
         if not math.isfinite(train_loss):
-            raise TrainingError(f"the training loss is {train_loss} in epoch {epoch + 1}")
-        model = state.model if state.ema is None else state.ema.module
-        top1, loss, num_finite = evaluate(model, feed.minival(), recipe.precision)
-        if not num_finite:
-            raise TrainingError(f"no logits are finite on minival after epoch {epoch + 1}")
-        seconds = time.perf_counter() - began
-        num_images = feed.num_steps * feed.batch_size
-        known_loss = loss if math.isfinite(loss) else None
-        result = EpochResult(epoch + 1, top1, known_loss, train_loss, seconds, num_images / trained)
+            raise TrainingError(f"the training loss is {train_loss} in epoch {epoch}")
+        models = [state.model] if state.ema is None else [state.model, state.ema.module]
+        crew.follow_first(*models)
+        found = [evaluate(model, feed.minival(), recipe.precision, crew) for model in models]
+        best = found[-1]
+        if not best.num_finite:
+            raise TrainingError(f"no logits are finite on minival after epoch {epoch}")
+        result = EpochResult(
+            epoch=epoch,
+            top1=best.top1,
+            loss=best.loss if math.isfinite(best.loss) else None,
+            train_loss=train_loss,
+            seconds=time.perf_counter() - began,
+            images_per_second=steps_left * feed.batch_size / trained,
+            top5=best.top5,
+            raw_top1=None if state.ema is None else found[0].top1,
+        )
         state.history.append(result)
         yield result
 
 
 def make_feed(
-    dataset: AnyDataset, recipe: Recipe, *, seed: int, device: torch.device
-) -> ArrayFeed | StreamFeed:
+    dataset: AnyDataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    share: Share = ALONE,
+) -> Feed:
     """The batches of a training on a data set of either kind."""
     kind: Any = StreamFeed if isinstance(dataset, StreamedDataset) else ArrayFeed
-    return kind(dataset, recipe, seed=seed, device=device)
+    return kind(dataset, recipe, seed=seed, device=device, share=share)
 
 
-def _train_epoch(state: TrainingState, feed: Feed, recipe: Recipe, epoch: int) -> float:
-    """One pass over the training images; returns the mean loss."""
+def _train_epoch(
+    state: TrainingState,
+    feed: Feed,
+    crew: Crew,
+    recipe: Recipe,
+    on_step: Callable[[int], None],
+) -> None:
+    """The steps of an epoch that are left; their losses add up in `state`."""
     state.model.train()
-    total = torch.zeros((), device=state.device)
-    for step, (batch, target) in enumerate(feed.batches(epoch)):
+    epoch, num_parts = len(state.history), feed.share.accumulate
+    batches = feed.batches(epoch, state.step)
+    for step in range(state.step, feed.num_steps):
         lr = learning_rate(recipe, (epoch + (step + 0.5) / feed.num_steps) / recipe.num_epochs)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        with _autocast(state.device, recipe.precision):
-            logits = state.model(batch)
-            loss = F.cross_entropy(logits.float(), target, label_smoothing=recipe.label_smoothing)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for part, (batch, target) in enumerate(islice(batches, num_parts)):
+            with crew.collecting(is_last=part == num_parts - 1):
+                with _autocast(state.device, recipe.precision):
+                    logits = crew.model(batch)
+                    loss = F.cross_entropy(
+                        logits.float(), target, label_smoothing=recipe.label_smoothing
+                    )
+                (loss / num_parts).backward()
+            state.loss += loss.detach() / num_parts
         if recipe.clip_grad:
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
         state.optimizer.step()
         if state.ema is not None:
             state.ema.update(state.model)
-        total += loss.detach()
-    return total.item() / feed.num_steps
+        state.step = step + 1
+        if state.step < feed.num_steps:
+            on_step(feed.num_steps)
 
 
 class Evaluation(NamedTuple):
     """How a model does on some images."""
 
     top1: float  # in per cent
+    top5: float  # in per cent
     loss: float  # mean cross-entropy, which a single image can make infinite
     num_finite: int  # images with finite logits
+    by_class: tuple[float, ...]  # top1 of each class; NaN for one without images
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, batches: Batches, precision: str = "fp32") -> Evaluation:
-    """Evaluates a model on normalised images and their labels, both on its own device.
+def evaluate(
+    model: nn.Module, batches: Batches, precision: str = "fp32", crew: Crew | None = None
+) -> Evaluation:
+    """Evaluates a model on normalised images and their labels, both on its own device; with a
+    crew, on those of all its workers together.
 
     An image with logits that are not finite counts as wrong. They come from products of features
     without a bound, such as h·h, where the running statistics of a BN lag behind the network: a few
     images overflow, and the rest of the answer is as good as any.
     """
     model.eval()
-    correct = total = num_finite = torch.zeros(())
-    num_images = 0
+    tally: Any = 0.0  # (4, num_classes): hits, hits among five, loss, images with finite logits
+    counts: Any = 0  # (num_classes,): images
     for batch, target in batches:
         with _autocast(batch.device, precision):
             logits = model(batch).float()
+        num_classes = logits.shape[1]
         finite = logits.isfinite().all(1)
-        correct = correct + (finite & (logits.argmax(1) == target)).sum()
-        total = total + F.cross_entropy(logits, target, reduction="sum")
-        num_finite = num_finite + finite.sum()
-        num_images += len(target)
-    return Evaluation(100 * float(correct) / num_images, float(total) / num_images, int(num_finite))
+        best = logits.topk(min(5, num_classes)).indices == target[:, None]
+        loss = F.cross_entropy(logits, target, reduction="none")
+        hits = finite & (logits.argmax(1) == target)
+        columns = torch.stack([hits, finite & best.any(1), loss, finite]).double()
+        ours = F.one_hot(target, num_classes)
+        tally = tally + torch.stack([torch.where(ours.T > 0, c, 0).sum(1) for c in columns])
+        counts = counts + ours.sum(0)
+    if crew is not None:
+        tally, counts = crew.sum(tally), crew.sum(counts)
+    (hits, among_five, loss, finite), count = tally.sum(1).tolist(), int(counts.sum())
+    by_class = (100 * tally[0] / counts).tolist()
+    return Evaluation(
+        100 * hits / count, 100 * among_five / count, loss / count, int(finite), tuple(by_class)
+    )
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -24,7 +24,17 @@ FLOORS = (
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export"},
     },
-    {"augment", "feeding", "streaming", "training", "checkpoint", "trial", "latency", "what"},
+    {
+        "augment",
+        "feeding",
+        "crew",
+        "streaming",
+        "training",
+        "checkpoint",
+        "trial",
+        "latency",
+        "what",
+    },
     {
         *{"jobs", "trainings", "sampler", "study", "console", "picture"},
         *{"worker", "tune", "nodes", "session"},
@@ -40,7 +50,7 @@ DOORS = {
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
-        *{"augment", "feeding", "streaming"},
+        *{"augment", "feeding", "crew", "streaming"},
     },
     "torchvision": {"augment", "streaming"},
     "timm": {

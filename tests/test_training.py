@@ -219,7 +219,7 @@ def test_evaluate_counts_every_image_once(dataset):
     state = start(NET, 2, RECIPE, seed=0, resolution=32)
     images, labels = (part.repeat_interleave(8, 0) for part in whole(dataset.train))
     batches = zip(images.split(100), labels.split(100), strict=True)  # the last is smaller
-    top1, loss, _ = evaluate(state.model, batches)
+    top1, _, loss, _, by_class = evaluate(state.model, batches)
     state.model.eval()
     images, labels = whole(dataset.train)
     with torch.inference_mode():

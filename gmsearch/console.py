@@ -2,27 +2,32 @@
 at the end.
 """
 
+import json
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from gmsearch.data.packs import Pack
 from gmsearch.experiment import Experiment, Settings
 from gmsearch.record import ComparedNetwork, TrialRecord, front_of, half_interval
+from gmsearch.run import read_curve
 from gmsearch.space import format_size
 
 RECENT = 8  # finished trials in the live table
 SILENT = 2.0  # seconds of packing that are not worth a plain line
+POLL = 1.0  # seconds between two looks at a full training
 REFRESH = 0.1  # seconds between two looks at a packing
 SKIPPED_SHOWN = 5  # broken images that are named after packing
 PLAIN_WIDTH = 140  # columns where there is no terminal
@@ -227,6 +232,83 @@ def comparison_table(rows: Sequence[ComparedNetwork]) -> Table:
 
 def _or_nothing(value: float | None, spec: str) -> str:
     return "" if value is None else format(value, spec)
+
+
+def finalists_table(finalists: Sequence[Any]) -> Table:
+    """Networks that were trained in full, beside what the search found of them."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption="top1 and top5 on val, of the average of the weights where there is one",
+        caption_justify="left",
+    )
+    for column in ("id", "top1 in search", "top1", "top5", "top1 raw", "epochs", "gates"):
+        table.add_column(column, justify="left" if column in ("id", "gates") else "right")
+    for finalist in finalists:
+        result = finalist.result
+        figures = [""] * 4
+        if result:
+            best = result.get("average") or result["raw"]
+            figures = [f"{v:.1f}" for v in (best["top1"], best["top5"], result["raw"]["top1"])]
+            figures.append(str(result["epochs"]))
+        words = finalist.network.in_words()
+        name = f" [{finalist.baseline} baseline]" if finalist.baseline else ""
+        searched = _or_nothing(finalist.searched, ".1f")
+        table.add_row(finalist.id, searched, *figures, words + name)
+    return table
+
+
+@contextmanager
+def following(console: Console, title: str, folder: Path, num_epochs: int) -> Iterator[None]:
+    """Shows a full training while another process does it: a bar with time left, or a line after
+    each epoch where there is no terminal.
+    """
+    leave = threading.Event()
+    with Progress(
+        *Progress.get_default_columns(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bars:
+        task = bars.add_task(escape(title), total=num_epochs, note="")
+        thread = threading.Thread(target=_follow, args=(console, bars, task, title, folder, leave))
+        thread.start()
+        try:
+            yield
+        finally:
+            leave.set()
+            thread.join()
+
+
+def _follow(
+    console: Console,
+    bars: Progress,
+    task: Any,
+    title: str,
+    folder: Path,
+    leave: threading.Event,
+) -> None:
+    told = len(read_curve(folder))
+    while True:
+        last = leave.wait(POLL)
+        curve = read_curve(folder)
+        try:
+            share = json.loads((folder / "progress.json").read_text())["share"]
+        except (OSError, ValueError, KeyError):
+            share = 0.0
+        for epoch in curve[told:]:
+            line = (
+                f"{title}  epoch {epoch['epoch']:>3}  loss {epoch['train_loss']:.3f}  "
+                f"top1 {epoch['top1']:.1f}  {epoch['images_per_second']:,.0f} images/s"
+            )
+            if console.is_terminal:
+                bars.update(task, note=escape(f"top1 {epoch['top1']:.1f}"))
+            else:
+                console.print(line, soft_wrap=True)
+        told = len(curve)
+        bars.update(task, completed=len(curve) + share)
+        if last:
+            return
 
 
 def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int) -> Group:

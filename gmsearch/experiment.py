@@ -128,10 +128,42 @@ class Comparison(Settings):
         return len(distinct) * self.seeds
 
 
+class FullTraining(BaseModel):
+    """How the finalists of a run are trained."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str
+    data_digest: str | None = None
+    resolution: int = Field(ge=8, le=1024, strict=True)
+    recipe: Recipe
+    seed: int = Field(default=0, ge=0, lt=2**31, strict=True)
+    workers: int = Field(default=1, ge=1, le=4096, strict=True)
+    accumulate: int = Field(default=1, ge=1, le=1024, strict=True)  # parts of a batch, in turn
+    synchronised: bool = False
+    compiled: bool = False
+
+    def model_post_init(self, _context: Any) -> None:
+        parts = self.workers * self.accumulate
+        if self.recipe.batch_size % parts:
+            raise SettingsError(
+                f"--batch-size {self.recipe.batch_size} does not divide into {parts} equal parts "
+                f"(--workers {self.workers} times --accumulate {self.accumulate})"
+            )
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    def differences(self, other: "FullTraining") -> list[str]:
+        """What the two train differently."""
+        return _differences(self.model_dump(mode="json"), other.model_dump(mode="json"))
+
+
 Run = TypeVar("Run", bound=Settings)
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def make_settings(kind: type[Run], settings: Mapping[str, Any]) -> Run:
+def make_settings(kind: type[Model], settings: Mapping[str, Any]) -> Model:
     """An experiment or comparison from settings by name.
 
     Raises SettingsError that names the setting and what it may be.

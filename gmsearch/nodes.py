@@ -31,11 +31,12 @@ def share_data(dataset: AnyDataset, say: Callable[[str], None]) -> None:
     }
     if isinstance(dataset, PackedDataset):
         pack = dataset.pack
-        answers = _ask(others, _see_pack, str(pack.path.absolute()), pack.digest)
+        path, digest, splits = str(pack.path.absolute()), dataset.digest, dataset.splits
+        answers = _ask(others, _see_pack, path, digest, splits)
         for node, answer in answers.items():
             if answer == "missing":
                 say(f"copying {pack.path} to {others[node]}, once")
-                answers[node] = _copy(pack, node)
+                answers[node] = _copy(dataset, node)
     elif isinstance(dataset, StreamedDataset):
         answers = _ask(others, _see_source, dataset.source.name, dataset.source.contents)
     else:
@@ -45,7 +46,7 @@ def share_data(dataset: AnyDataset, say: Callable[[str], None]) -> None:
             raise DataError(f"node {others[node]}: {answer}")
 
 
-def _ask(nodes: dict[str, str], question: Callable[..., str], *words: str) -> dict[str, str]:
+def _ask(nodes: dict[str, str], question: Callable[..., str], *words: Any) -> dict[str, str]:
     """What each node answers."""
     task = ray.remote(num_cpus=0)(question)
     asked = [task.options(scheduling_strategy=_on(node)).remote(*words) for node in nodes]
@@ -56,13 +57,14 @@ def _on(node: str) -> NodeAffinitySchedulingStrategy:
     return NodeAffinitySchedulingStrategy(node, soft=False)
 
 
-def _see_pack(path: str, digest: str) -> str:
+def _see_pack(path: str, digest: str, splits: tuple[str, ...]) -> str:
     """Runs on a node: whether it has the pack."""
-    pack = find_pack(Path(path), digest) or find_pack(copy_of(digest), digest)
+    places = Path(path), copy_of(digest)
+    pack = next(filter(None, (find_pack(place, digest, splits) for place in places)), None)
     if pack is None:
         return "missing"
     try:
-        pack.verify("train", "minival")
+        pack.verify(*splits)
     except DataError as error:
         return str(error)
     return "there"
@@ -77,15 +79,16 @@ def _see_source(name: str, contents: str) -> str:
     return "there" if found == contents else f"{name} holds other images there than on the head"
 
 
-def _copy(pack: Pack, node: str) -> str:
-    """Sends what a search needs of a pack; returns how the node ends up."""
+def _copy(dataset: PackedDataset, node: str) -> str:
+    """Sends what a data set has of a pack; returns how the node ends up."""
+    pack = dataset.pack
     receiver: Any = (
         ray.remote(num_cpus=0)(Receiver)
         .options(scheduling_strategy=_on(node))
-        .remote(pack.digest, pack.nbytes)
+        .remote(dataset.digest, dataset.splits, pack.nbytes)
     )
     try:
-        for name, piece in _pieces(pack):
+        for name, piece in _pieces(pack, dataset.splits):
             ray.get(receiver.receive.remote(name, piece))
         return ray.get(receiver.finish.remote())
     except ray.exceptions.RayError as error:
@@ -97,10 +100,10 @@ def _copy(pack: Pack, node: str) -> str:
         ray.kill(receiver)
 
 
-def _pieces(pack: Pack) -> Iterator[tuple[str, bytes]]:
-    """The files of a pack but for val, which no search opens, piece by piece."""
+def _pieces(pack: Pack, splits: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """The files of some splits of a pack, piece by piece."""
     files = [pack.path / META]
-    for split in ("train", "minival"):
+    for split in splits:
         names = [*pack.meta["splits"][split]["sha256"], NAMES]
         files += [pack.path / split / name for name in names]
     for file in files:

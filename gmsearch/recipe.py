@@ -25,6 +25,9 @@ class Recipe:
     num_epochs: int = _setting(6, 1, 10_000, "of each training")
     batch_size: int = _setting(32, 1, 65_536, "images in a batch")
     lr: float = _setting(3e-3, 1e-8, 10, "peak learning rate of AdamW at this batch size")
+    lr_batch_size: int = _setting(
+        0, 0, 1_000_000, "the batch size that lr is for, which grows with its square root; 0: any"
+    )
     weight_decay: float = _setting(0.05, 0, 10, "on weights of two and more dimensions only")
     warmup_epochs: float = _setting(1.0, 0, 1_000, "of a learning rate that grows from zero")
     label_smoothing: float = _setting(0.1, 0, 0.9, "share of a target that goes to all classes")
@@ -60,11 +63,21 @@ class Recipe:
             raise SettingsError(f"precision is {self.precision!r}; allowed: {allowed}")
 
 
+def peak_learning_rate(recipe: Recipe) -> float:
+    """The learning rate at its highest. For AdamW it follows the square root of the batch size
+    (Malladi et al. 2022, arXiv 2205.10287).
+    """
+    if not recipe.lr_batch_size:
+        return recipe.lr
+    return recipe.lr * math.sqrt(recipe.batch_size / recipe.lr_batch_size)
+
+
 def learning_rate(recipe: Recipe, progress: float) -> float:
     """The learning rate at `progress` in [0, 1] of a training: a linear warm-up, then half a cosine
     to zero.
     """
+    peak = peak_learning_rate(recipe)
     warmup = min(recipe.warmup_epochs / recipe.num_epochs, 0.5)
     if progress < warmup:
-        return recipe.lr * progress / warmup
-    return recipe.lr * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2
+        return peak * progress / warmup
+    return peak * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup))) / 2

@@ -1,12 +1,12 @@
 """One session of a run: its folder checked and locked, its data read, its trainings done by Ray."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +14,7 @@ from rich.markup import escape
 from gmsearch import data
 from gmsearch.console import Display, make_console, pack_in_words, reading
 from gmsearch.errors import UserError
-from gmsearch.experiment import Run
+from gmsearch.experiment import FullTraining, Run
 from gmsearch.jobs import Jobs, Listener
 from gmsearch.run import RunFolder, check_run, write_settings
 
@@ -99,12 +99,24 @@ def _load(settings: Run, console: Console) -> data.AnyDataset:
     if settings.stream:
         with console.status(escape(f"listing {settings.data} …")):
             return data.stream(settings.data, resolution=settings.resolution)
+    cache = None if settings.cache is None else Path(settings.cache)
+    return _read(data.load, settings, cache, console)
+
+
+def load_official(settings: FullTraining, cache: Path | None, console: Console) -> data.Dataset:
+    """The data of full trainings, packed on first use. Raises DataError."""
+    return _read(data.load_official, settings, cache, console)
+
+
+def _read(
+    load: Callable[..., data.Dataset], settings: Any, cache: Path | None, console: Console
+) -> data.Dataset:
     with reading(console, settings.data) as progress:
-        dataset = data.load(
+        dataset = load(
             settings.data,
             resolution=settings.resolution,
             seed=settings.seed,
-            cache=None if settings.cache is None else Path(settings.cache),
+            cache=cache,
             progress=progress,
         )
     if progress.rate is not None and isinstance(dataset, data.PackedDataset):

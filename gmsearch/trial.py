@@ -52,15 +52,15 @@ def run_trial(
             saved.unlink()
             state = fresh(weights=weights)
     if state.history:
-        _write_metrics(folder, state.history)  # a kill may have come between the two files
+        write_metrics(folder, state.history)  # a kill may have come between the two files
     if len(state.history) >= recipe.num_epochs:
         yield state.history
     for _ in train(state, dataset, recipe, seed=seed):
         checkpoint.save(saved, state)
-        _write_metrics(folder, state.history)
+        write_metrics(folder, state.history)
         yield state.history
 
 
-def _write_metrics(folder: Path, history: list[EpochResult]) -> None:
+def write_metrics(folder: Path, history: list[EpochResult]) -> None:
     lines = (json.dumps(result.to_dict()) + "\n" for result in history)
     write_atomically(folder / "metrics.jsonl", "".join(lines))

@@ -138,6 +138,23 @@ def plan_resources(settings: Settings, nodes: Sequence[Mapping[str, float]]) -> 
     return Resources(workers, share, gpus)
 
 
+def plan_workers(workers: int, nodes: Sequence[Mapping[str, float]]) -> tuple[float, bool]:
+    """Cores for each worker of one training, and whether each has a GPU, where there are GPUs.
+
+    Raises SettingsError where so many do not fit.
+    """
+    gpus = sum(int(node.get("GPU", 0)) for node in nodes)
+    if gpus and workers > gpus:
+        raise SettingsError(f"--workers {workers}: there are {gpus} GPUs, one for each worker")
+    for cpus in range(int(max(node.get("CPU", 1) for node in nodes)), 0, -1):
+        if sum(int(node.get("CPU", 0) // cpus) for node in nodes) >= workers:
+            return cpus, bool(gpus)
+    cores = sum(int(node.get("CPU", 0)) for node in nodes)
+    raise SettingsError(
+        f"--workers {workers}: there are {cores} cores, one or more for each worker"
+    )
+
+
 def _gpu_slots(available: float, gpus: float) -> int:
     """Trials of `gpus` GPUs each on a node: a fraction comes out of a single GPU."""
     return int(available) * int(1 / gpus + 1e-9) if gpus <= 1 else int(available // gpus)

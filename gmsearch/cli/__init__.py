@@ -6,7 +6,7 @@ A mistake of the user ends in one line on standard error and exit code 2.
 import sys
 from collections.abc import Sequence
 
-from gmsearch.cli import networks, packing, searching
+from gmsearch.cli import finals, networks, packing, searching
 from gmsearch.cli.flags import Parser
 from gmsearch.cli.searching import STOPPED
 from gmsearch.errors import TrainingError, UserError
@@ -44,4 +44,5 @@ def _parser() -> Parser:
     searching.add_verbs(verbs)
     networks.add_verbs(verbs)
     packing.add_verbs(verbs)
+    finals.add_verbs(verbs)
     return parser

@@ -60,22 +60,19 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs"
     )
-    _add_recipe(parser)
+    add_recipe(parser)
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
+def add_recipe(parser: argparse.ArgumentParser) -> None:
     """A flag for each field of a recipe, but for the epochs, which have theirs above."""
     group = parser.add_argument_group("recipe", "how networks are trained, bands and images alike")
     for setting in fields(Recipe):
         name, told, default = setting.name, setting.metadata, setting.default
         flag = "--" + name.replace("_", "-")
-        if name == "batch_size":
-            group.add_argument(
-                flag,
-                type=whole,
-                metavar="N",
-                help="images in a batch (default: 32 for bands, else 128)",
-            )
+        if isinstance(default, int) and told and name != "num_epochs":
+            words = "images in a batch (default: 32 for bands, else 128)"
+            words = words if name == "batch_size" else f"{told['help']} (default: {default})"
+            group.add_argument(flag, type=natural, metavar="N", help=words)
         elif told and name != "num_epochs":
             group.add_argument(
                 flag, type=float, metavar="X", help=f"{told['help']} (default: {default:g})"
@@ -123,27 +120,34 @@ def training(arguments: argparse.Namespace, *words: str) -> dict[str, Any]:
     """The settings that `add_training` and `add_effort` ask for; `words` name a run that has no
     name.
     """
-    built_in = arguments.data == BUILT_IN
-    source = arguments.data if built_in or is_named(arguments.data) else absolute(arguments.data)
-    resolution, batch_size = FIDELITIES["bands" if built_in else "images"]
-    if not built_in and not is_named(source) and not os.path.exists(source):
-        raise DataError(f"--data {source}: no such data")
+    source = check_data(arguments.data)
+    resolution, batch_size = FIDELITIES["bands" if source == BUILT_IN else "images"]
+    recipe = {"batch_size": batch_size, **recipe_said(arguments), "num_epochs": arguments.epochs}
     name = arguments.name
     return {
         "name": run_name(*words, Path(source).stem) if name is None else name,
         "data": source,
         "resolution": arguments.resolution or packed_resolution(source) or resolution,
-        "recipe": _recipe(arguments, batch_size),
+        "recipe": Recipe(**recipe),
         "seed": arguments.seed,
         "stream": arguments.stream,
         **effort(arguments),
     }
 
 
-def _recipe(arguments: argparse.Namespace, batch_size: int) -> Recipe:
+def check_data(source: str) -> str:
+    """What `--data` says, as settings have it. Raises DataError for a path that is not there."""
+    if source == BUILT_IN or is_named(source):
+        return source
+    if not os.path.exists(os.path.expanduser(source)):
+        raise DataError(f"--data {source}: no such data")
+    return absolute(source)
+
+
+def recipe_said(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was said of the flags of `add_recipe`."""
     said = {setting.name: getattr(arguments, setting.name, None) for setting in fields(Recipe)}
-    said = {name: value for name, value in said.items() if value is not None}
-    return Recipe(**{"batch_size": batch_size, **said, "num_epochs": arguments.epochs})
+    return {name: value for name, value in said.items() if value is not None}
 
 
 def effort(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -172,6 +176,12 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not a size; write 300M, 1.2G or 300000000"
         ) from None
+
+
+def natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 0 or more")
+    return int(text)
 
 
 def whole(text: str) -> int:

@@ -3,13 +3,16 @@
 Reading needs NumPy and Pillow only; batches become tensors in `feeding`.
 """
 
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from gmsearch.data.bands import make_bands, make_bands_val
 from gmsearch.data.cache import place_of
 from gmsearch.data.opening import is_named, open_source
 from gmsearch.data.packing import Order, Progress, is_unfinished, make_pack
-from gmsearch.data.packs import Pack, PackedDataset, is_pack, read_pack
+from gmsearch.data.packs import OFFICIAL, SEARCHED, Pack, PackedDataset, is_pack, read_pack
 from gmsearch.data.records import Dataset, Shards, Split
 from gmsearch.data.selection import Selection, choose
 from gmsearch.data.streamed import StreamedDataset
@@ -25,6 +28,7 @@ __all__ = [
     "StreamedDataset",
     "is_named",
     "load",
+    "load_official",
     "load_val",
     "packed_resolution",
     "stream",
@@ -48,8 +52,31 @@ def load(
     if source == BUILT_IN:
         return make_bands(resolution, seed)
     pack = _pack_of(source, resolution, cache, progress)
-    pack.verify("train", "minival")
+    pack.verify(*SEARCHED)
     return PackedDataset.of(pack)
+
+
+def load_official(
+    source: str,
+    *,
+    resolution: int,
+    seed: int,
+    cache: Path | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Dataset:
+    """The data of a full training: all official training images, and val in the place of minival.
+
+    For final figures only: no search may see them. Raises DataError.
+    """
+    if source == BUILT_IN:
+        searched, val = make_bands(resolution, seed), make_bands_val(resolution, seed)
+        train, minival = searched.train, searched.minival
+        images = np.concatenate([*train.images.arrays, *minival.images.arrays])
+        labels = np.concatenate([train.labels, minival.labels])
+        return replace(searched, train=Split.of(images, labels), minival=val)
+    pack = _pack_of(source, resolution, cache, progress)
+    pack.verify(*OFFICIAL)
+    return PackedDataset.of(pack, OFFICIAL)
 
 
 def stream(source: str, *, resolution: int) -> StreamedDataset:

@@ -12,6 +12,7 @@ Reading needs NumPy alone. `packing` writes them.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -27,6 +28,8 @@ from gmsearch.files import sha256_of
 
 FORMAT = 1
 META = "meta.json"
+SEARCHED = ("train", "minival")  # the last is what is judged on
+OFFICIAL = ("train", "minival", "val")
 LABELS, NAMES = "labels.npy", "names.txt"
 
 
@@ -61,13 +64,12 @@ class Pack:
         count = sum(split["count"] for split in self.meta["splits"].values())
         return count * self.side**2 * 3
 
-    @property
-    def digest(self) -> str:
-        """Twelve hexadecimal digits that another image, label or class of train or minival would
+    def digest(self, splits: Sequence[str]) -> str:
+        """Twelve hexadecimal digits that another image, label or class of some splits would
         change.
         """
         seen = [self.meta["classes"], self.resolution]
-        seen += [self.meta["splits"][split]["sha256"] for split in ("train", "minival")]
+        seen += [self.meta["splits"][split]["sha256"] for split in splits]
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:12]
 
     def verify(self, *splits: str) -> None:
@@ -107,37 +109,44 @@ class PackedDataset(Dataset):
     """A data set in a pack. Another process gets its path, not its arrays."""
 
     pack: Pack
+    splits: tuple[str, ...]  # those that it opens
 
     @classmethod
-    def of(cls, pack: Pack) -> "PackedDataset":
-        """Raises DataError."""
-        train, minival = pack.split("train"), pack.split("minival")
-        return cls(pack.path.name, pack.classes, pack.resolution, train, minival, pack)
+    def of(cls, pack: Pack, splits: tuple[str, ...] = SEARCHED) -> "PackedDataset":
+        """For a search, or with OFFICIAL for final figures. Raises DataError."""
+        *parts, held_out = map(pack.split, splits)
+        train = Split(
+            Shards([array for part in parts for array in part.images.arrays]),
+            np.concatenate([part.labels for part in parts]),
+        )
+        name, resolution = pack.path.name, pack.resolution
+        return cls(name, pack.classes, resolution, train, held_out, pack, splits)
 
     @property
     def digest(self) -> str:
-        return self.pack.digest
+        return self.pack.digest(self.splits)
 
     def __reduce__(self) -> Any:
-        return open_packed, (str(self.pack.path.absolute()), self.digest)
+        return open_packed, (str(self.pack.path.absolute()), self.digest, self.splits)
 
 
 @lru_cache(maxsize=1)  # trials of one process, one after the other, share the mapping
-def open_packed(path: str, digest: str) -> PackedDataset:
+def open_packed(path: str, digest: str, splits: tuple[str, ...]) -> PackedDataset:
     """The data set of a pack on this machine: at `path`, or in its cache. Raises DataError."""
-    pack = find_pack(Path(path), digest) or find_pack(copy_of(digest), digest)
+    places = Path(path), copy_of(digest)
+    pack = next(filter(None, (find_pack(place, digest, splits) for place in places)), None)
     if pack is None:
         raise DataError(f"{path}: the pack that this run began with is not there")
-    return PackedDataset.of(pack)
+    return PackedDataset.of(pack, splits)
 
 
-def find_pack(path: Path, digest: str) -> Pack | None:
+def find_pack(path: Path, digest: str, splits: Sequence[str]) -> Pack | None:
     """The pack at a path, if it is there and is the one that is meant."""
     try:
         pack = read_pack(path)
     except DataError:
         return None
-    return pack if pack.digest == digest else None
+    return pack if pack.digest(splits) == digest else None
 
 
 def is_pack(path: Path) -> bool:
@@ -158,7 +167,13 @@ def read_pack(path: Path) -> Pack:
         for split in meta["splits"].values():
             if not isinstance(split["count"], int) or not isinstance(split["sha256"], dict):
                 raise TypeError
-        _ = pack.classes, pack.resolution + pack.side, pack.nbytes, pack.digest, meta["key"]
+        _ = (
+            pack.classes,
+            pack.resolution + pack.side,
+            pack.nbytes,
+            pack.digest(OFFICIAL),
+            meta["key"],
+        )
         _ = meta["selection"]["seed"], meta["splits"]["val"], meta["skipped"], meta["val_is"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(

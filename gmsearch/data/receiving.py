@@ -12,10 +12,10 @@ from gmsearch.errors import DataError
 class Receiver:
     """Puts a pack together in this machine's cache; it has its name once it is whole."""
 
-    def __init__(self, digest: str, nbytes: int) -> None:
+    def __init__(self, digest: str, splits: tuple[str, ...], nbytes: int) -> None:
+        self._splits = splits
         self._place = copy_of(digest)
         check_disk(self._place, nbytes)
-        self._digest = digest
         self._unfinished = self._place.with_name(f".{digest}.{uuid.uuid4().hex[:8]}")
 
     def receive(self, name: str, piece: bytes) -> None:
@@ -29,7 +29,7 @@ class Receiver:
         """`there`, or what is wrong with the copy."""
         try:
             pack = read_pack(self._unfinished)
-            pack.verify("train", "minival")
+            pack.verify(*self._splits)
             if not self._place.exists():  # else another node of the same disk was faster
                 self._unfinished.rename(self._place)
         except DataError as error:

@@ -1,0 +1,110 @@
+"""The verb of full training: retrain."""
+
+import argparse
+from pathlib import Path
+
+from gmsearch.cli.flags import (
+    Parser,
+    absolute,
+    add_recipe,
+    check_data,
+    packed_resolution,
+    recipe_said,
+    whole,
+)
+from gmsearch.errors import SettingsError
+from gmsearch.experiment import FullTraining, make_settings, read_settings
+from gmsearch.recipe import Recipe
+from gmsearch.recipe_file import SHIPPED, read_recipe
+from gmsearch.run import RunFolder
+
+
+def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    parser = verbs.add_parser(
+        "retrain",
+        help="train the best networks of a run in full",
+        description="Trains networks of a run with a full recipe on all official training images, "
+        "and evaluates them on val. The same line again goes on where it stopped.",
+        epilog="example: gmsearch retrain runs/gated-300M-bands --top 2 --with-baselines "
+        "--recipe quick",
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN", help="the run folder")
+    parser.add_argument("--top", type=whole, metavar="K", help="the best K of its front")
+    parser.add_argument(
+        "--id", action="append", default=[], dest="ids", metavar="ID", help="a network of it"
+    )
+    parser.add_argument(
+        "--with-baselines", action="store_true", help="GmNet and no gates at the same budget too"
+    )
+    parser.add_argument(
+        "--data", metavar="SRC", help="images with the official splits (default: the run's)"
+    )
+    parser.add_argument("--cache", metavar="DIR", help="where original images are packed to")
+    parser.add_argument(
+        "--resolution", type=whole, metavar="PX", help="(default: a pack's own, or the run's)"
+    )
+    parser.add_argument(
+        "--recipe",
+        default="paper",
+        metavar="NAME|FILE",
+        help=f"{', '.join(SHIPPED)}, or a YAML file; flags below change it (default: paper)",
+    )
+    parser.add_argument("--epochs", type=whole, metavar="E", help="(default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    parser.add_argument(
+        "--workers", type=whole, default=1, metavar="N", help="that share a batch (default: 1)"
+    )
+    parser.add_argument(
+        "--accumulate",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="parts of a batch that each worker takes in turn, to save memory (default: 1)",
+    )
+    parser.add_argument(
+        "--sync-norms", action="store_true", help="norms see the whole batch (GPUs only)"
+    )
+    parser.add_argument("--compile", action="store_true", help="with torch.compile")
+    parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster")
+    add_recipe(parser)
+    parser.set_defaults(run=_retrain)
+
+
+def _retrain(arguments: argparse.Namespace) -> int:
+    from gmsearch import finalists
+    from gmsearch.console import make_console
+    from gmsearch.session import load_official
+
+    run = RunFolder(arguments.folder)
+    if not run.experiment_file.exists():
+        raise SettingsError(f"{run.path} is not a run, it has no experiment.yaml")
+    before = read_settings(run.experiment_file)
+    source = before.data if arguments.data is None else check_data(arguments.data)
+    recipe = {**read_recipe(arguments.recipe), **recipe_said(arguments)}
+    if arguments.epochs:
+        recipe["num_epochs"] = arguments.epochs
+    settings = make_settings(
+        FullTraining,
+        {
+            "data": source,
+            "resolution": arguments.resolution or packed_resolution(source) or before.resolution,
+            "recipe": Recipe(**recipe),
+            "seed": arguments.seed,
+            "workers": arguments.workers,
+            "accumulate": arguments.accumulate,
+            "synchronised": arguments.sync_norms,
+            "compiled": arguments.compile,
+        },
+    )
+    top = arguments.top or (None if arguments.ids else 1)
+    chosen = finalists.choose(
+        run, top=top, ids=arguments.ids, with_baselines=arguments.with_baselines
+    )
+    console = make_console()
+    cache = arguments.cache or before.cache
+    dataset = load_official(settings, None if cache is None else Path(absolute(cache)), console)
+    settings = settings.model_copy(update={"data_digest": dataset.digest})
+    finalists.check(chosen, settings, dataset)
+    with run.locked():
+        finalists.retrain_finalists(chosen, settings, dataset, console, arguments.address)
+    return 0

@@ -1,0 +1,175 @@
+"""The best networks of a run, trained in full: `gmsearch retrain`.
+
+RUN/retrained/ID/   settings.yaml, and what `retraining` leaves
+"""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from scipy.stats import kendalltau
+
+from gmsearch import data
+from gmsearch.console import finalists_table
+from gmsearch.errors import SettingsError
+from gmsearch.experiment import FullTraining
+from gmsearch.files import write_atomically
+from gmsearch.network import Network, read_network
+from gmsearch.reading import read_yaml
+from gmsearch.run import RunFolder, read_curve
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network of a run that is trained in full, and how it did before and after."""
+
+    id: str
+    network: Network
+    folder: Path
+    searched: float | None  # top1 on minival after the search's few epochs
+    baseline: str | None = None
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        file = self.folder / "result.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+
+def choose(
+    run: RunFolder, *, top: int | None, ids: list[str], with_baselines: bool
+) -> list[Finalist]:
+    """The networks of a run that are asked for, the best of its front first.
+
+    Raises SettingsError for a run without a front, and for an id that it does not have.
+    """
+    if not run.experiment_file.exists():
+        raise SettingsError(f"{run.path} is not a run, it has no experiment.yaml")
+    rows = _rows(run)
+    front = json.loads(run.front_file.read_text()) if run.front_file.exists() else []
+    if top is not None and not front:
+        raise SettingsError(f"{run.path} has no front yet; let it finish a trial, or give --id")
+    chosen = [member["id"] for member in front[: top or 0]]
+    chosen += [each for each in ids if each not in chosen]
+    if with_baselines:
+        chosen += [each for each, row in rows.items() if row["baseline"] and each not in chosen]
+    return [_finalist(run, each, rows) for each in chosen]
+
+
+def _rows(run: RunFolder) -> dict[str, dict[str, str]]:
+    """trials.csv by id."""
+    file = run.path / "trials.csv"
+    if not file.exists():
+        return {}
+    with file.open(encoding="utf-8", newline="") as opened:
+        return {row["id"]: row for row in csv.DictReader(opened)}
+
+
+def _finalist(run: RunFolder, network_id: str, rows: dict[str, dict[str, str]]) -> Finalist:
+    trial = None if "/" in network_id else run.find_trial(network_id)
+    if trial is None:
+        raise SettingsError(f"{run.path} has no network {network_id!r}; its trials.csv lists them")
+    curve = read_curve(trial)
+    return Finalist(
+        network_id,
+        read_network(trial / "architecture.json"),
+        run.path / "retrained" / network_id,
+        curve[-1]["top1"] if curve else None,
+        rows.get(network_id, {}).get("baseline") or None,
+    )
+
+
+def check(finalists: list[Finalist], settings: FullTraining, dataset: data.Dataset) -> None:
+    """Raises SettingsError where a batch is larger than the data, and where a training was begun
+    with other settings.
+    """
+    if settings.recipe.batch_size > len(dataset.train):
+        raise SettingsError(
+            f"--batch-size {settings.recipe.batch_size}: there are {len(dataset.train):,} images "
+            "to train on; give a smaller one"
+        )
+    for finalist in finalists:
+        file = finalist.folder / "settings.yaml"
+        if not file.exists():
+            continue
+        differences = read_yaml(file, SettingsError).parse(FullTraining).differences(settings)
+        if differences:
+            raise SettingsError(
+                f"{finalist.folder} was begun with other settings ({'; '.join(differences[:3])}); "
+                "give the same, or remove the folder"
+            )
+
+
+def retrain_finalists(
+    finalists: list[Finalist],
+    settings: FullTraining,
+    dataset: data.Dataset,
+    console: Console,
+    address: str | None,
+) -> None:
+    """Trains what is not trained yet, one after the other, and prints the table."""
+    left = [finalist for finalist in finalists if finalist.result is None]
+    if left:
+        _train(left, settings, dataset, console, address)
+    console.print(finalists_table(finalists))
+    console.print(correlation_in_words(finalists), soft_wrap=True)
+
+
+def _train(
+    finalists: list[Finalist],
+    settings: FullTraining,
+    dataset: data.Dataset,
+    console: Console,
+    address: str | None,
+) -> None:
+    from gmsearch import launch, nodes, tune
+    from gmsearch.console import following
+    from gmsearch.retraining import Retraining
+
+    with tune.cluster(address):
+        nodes.share_data(dataset, lambda line: console.print(line, soft_wrap=True, markup=False))
+        cpus, gpu = tune.plan_workers(settings.workers, tune.live_nodes())
+        for finalist in finalists:
+            finalist.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(finalist.folder / "settings.yaml", settings.to_yaml())
+            job = Retraining(
+                finalist.network,
+                dataset,
+                settings.recipe,
+                finalist.folder.absolute(),
+                seed=settings.seed,
+                compiled=settings.compiled,
+                synchronised=settings.synchronised,
+            )
+            with following(console, finalist.id, finalist.folder, settings.recipe.num_epochs):
+                launch.train_together(
+                    job,
+                    workers=settings.workers,
+                    cpus=cpus,
+                    gpu=gpu,
+                    accumulate=settings.accumulate,
+                )
+
+
+def correlation_in_words(finalists: list[Finalist]) -> str:
+    """How well the search's order agrees with that of the full trainings."""
+    pairs = [
+        (finalist.searched, figures(finalist.result)["top1"])
+        for finalist in finalists
+        if finalist.searched is not None and finalist.result is not None
+    ]
+    if len(pairs) < 3:
+        return "a rank correlation between search and full training needs three networks"
+    searched, retrained = zip(*pairs, strict=True)
+    tau, p = kendalltau(searched, retrained)
+    return (
+        f"Kendall's tau between search and full training: {tau:.2f} "
+        f"({len(pairs)} networks, p = {p:.2f})"
+    )
+
+
+def figures(result: dict[str, Any]) -> dict[str, float]:
+    """The figures of the average of the weights, or of the weights where there is none."""
+    return result.get("average") or result["raw"]

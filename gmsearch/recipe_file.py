@@ -1,0 +1,36 @@
+"""Recipes as files: those that ship, by name, and those of a user."""
+
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gmsearch.errors import SettingsError
+from gmsearch.reading import read_yaml, unknown_key
+from gmsearch.recipe import Recipe
+
+SHIPPED = ("paper", "quick")
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """The fields that a recipe sets, by its name or the path of its file. Raises SettingsError."""
+    if recipe in SHIPPED:
+        path = Path(str(resources.files("gmsearch") / "recipes" / f"{recipe}.yaml"))
+    elif recipe.endswith((".yaml", ".yml")) or Path(recipe).is_file():
+        path = Path(recipe)
+    else:
+        raise SettingsError(f"--recipe {recipe!r}; give {', '.join(SHIPPED)} or a YAML file")
+    document = read_yaml(path, SettingsError)
+    if not isinstance(document.data, dict):
+        raise document.problem((), "a recipe is a mapping, such as num_epochs: 30")
+    known: dict[str, type] = {each.name: type(each.default) for each in fields(Recipe)}
+    for key, value in document.data.items():
+        if key not in known:
+            raise document.problem((), unknown_key(key, known), key=key)
+        if type(value) is not known[key] and (type(value), known[key]) != (int, float):
+            raise document.problem((key,), f"{value!r} is no {known[key].__name__}")
+        try:
+            Recipe(**{key: value})
+        except SettingsError as error:
+            raise document.problem((), str(error), key=key) from None
+    return document.data

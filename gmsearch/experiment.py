@@ -142,6 +142,8 @@ class FullTraining(BaseModel):
     accumulate: int = Field(default=1, ge=1, le=1024, strict=True)  # parts of a batch, in turn
     synchronised: bool = False
     compiled: bool = False
+    stream: bool = False
+    teacher: str | None = None  # a name of timm, or an absolute path
 
     def model_post_init(self, _context: Any) -> None:
         parts = self.workers * self.accumulate

@@ -5,6 +5,7 @@ RUN/retrained/ID/   settings.yaml, and what `retraining` leaves
 
 import csv
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _finalist(run: RunFolder, network_id: str, rows: dict[str, dict[str, str]]) 
     )
 
 
-def check(finalists: list[Finalist], settings: FullTraining, dataset: data.Dataset) -> None:
+def check(finalists: list[Finalist], settings: FullTraining, dataset: data.AnyDataset) -> None:
     """Raises SettingsError where a batch is larger than the data, and where a training was begun
     with other settings.
     """
@@ -105,7 +106,7 @@ def check(finalists: list[Finalist], settings: FullTraining, dataset: data.Datas
 def retrain_finalists(
     finalists: list[Finalist],
     settings: FullTraining,
-    dataset: data.Dataset,
+    dataset: data.AnyDataset,
     console: Console,
     address: str | None,
 ) -> None:
@@ -120,7 +121,7 @@ def retrain_finalists(
 def _train(
     finalists: list[Finalist],
     settings: FullTraining,
-    dataset: data.Dataset,
+    dataset: data.AnyDataset,
     console: Console,
     address: str | None,
 ) -> None:
@@ -131,6 +132,8 @@ def _train(
     with tune.cluster(address):
         nodes.share_data(dataset, lambda line: console.print(line, soft_wrap=True, markup=False))
         cpus, gpu = tune.plan_workers(settings.workers, tune.live_nodes())
+        if settings.synchronised and not gpu:
+            raise SettingsError("--sync-norms: torch synchronises norms on GPUs only")
         for finalist in finalists:
             finalist.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(finalist.folder / "settings.yaml", settings.to_yaml())
@@ -142,6 +145,7 @@ def _train(
                 seed=settings.seed,
                 compiled=settings.compiled,
                 synchronised=settings.synchronised,
+                teacher=settings.teacher,
             )
             with following(console, finalist.id, finalist.folder, settings.recipe.num_epochs):
                 launch.train_together(
@@ -164,6 +168,8 @@ def correlation_in_words(finalists: list[Finalist]) -> str:
         return "a rank correlation between search and full training needs three networks"
     searched, retrained = zip(*pairs, strict=True)
     tau, p = kendalltau(searched, retrained)
+    if math.isnan(tau):
+        return "no rank correlation: one of the two orders has ties only"
     return (
         f"Kendall's tau between search and full training: {tau:.2f} "
         f"({len(pairs)} networks, p = {p:.2f})"

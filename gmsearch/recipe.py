@@ -45,6 +45,8 @@ class Recipe:
     cutmix: float = _setting(
         0.0, 0, 100, "alpha of CutMix; 0 for none. With both, a batch draws one of the two"
     )
+    distillation: float = _setting(0.5, 0, 1, "share of the loss that is a teacher's, if any")
+    temperature: float = _setting(1.0, 0.01, 100, "by which the answers of a teacher are softened")
     ema_decay: float = _setting(
         0.0, 0, 0.99999, "of an average of the weights that is evaluated instead; 0 for none"
     )

@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from gmsearch import checkpoint
 from gmsearch.crew import Crew
-from gmsearch.data import Dataset
+from gmsearch.data import AnyDataset
 from gmsearch.errors import TrainingError
 from gmsearch.feeding import ALONE, Share
 from gmsearch.files import replacing, write_atomically
 from gmsearch.network import Network, network_to_json
 from gmsearch.recipe import Recipe
+from gmsearch.teacher import load_teacher
 from gmsearch.training import (
     EpochResult,
     Evaluation,
@@ -46,12 +48,13 @@ class Retraining:
     """One full training. `dataset` has the official training images, and val for its minival."""
 
     network: Network
-    dataset: Dataset
+    dataset: AnyDataset
     recipe: Recipe
     folder: Path
     seed: int = 0
     compiled: bool = False
     synchronised: bool = False  # norms see the whole batch, on GPUs
+    teacher: str | None = None
 
 
 def retrain(
@@ -96,6 +99,9 @@ def _start(job: Retraining, device: str) -> TrainingState:
         state.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(state.model)
     if job.compiled:
         state.model.compile()
+    if job.teacher is not None:
+        num_classes, resolution = len(job.dataset.classes), job.dataset.resolution
+        state.teacher = load_teacher(job.teacher, num_classes, resolution).to(device)
     saved = job.folder / "checkpoint.pt"
     if saved.exists():
         checkpoint.load(saved, state)
@@ -140,8 +146,6 @@ def _finish(job: Retraining, state: TrainingState, share: Share) -> None:
         return
     best = models["average" if state.ema is not None else "raw"]
     with replacing(job.folder / "model.safetensors") as file:
-        from safetensors.torch import save
-
         file.write(save({k: v.contiguous() for k, v in best.state_dict().items()}))
     result = {
         "id": job.network.id,
@@ -155,6 +159,7 @@ def _finish(job: Retraining, state: TrainingState, share: Share) -> None:
             zip(job.dataset.classes, _known(list(found.values())[-1].by_class), strict=True)
         ),
         "recipe": asdict(job.recipe),
+        "teacher": job.teacher,
         "seconds": sum(result.seconds for result in state.history),
     }
     write_atomically(job.folder / "result.json", json.dumps(result, indent=2) + "\n")

@@ -103,8 +103,11 @@ def _load(settings: Run, console: Console) -> data.AnyDataset:
     return _read(data.load, settings, cache, console)
 
 
-def load_official(settings: FullTraining, cache: Path | None, console: Console) -> data.Dataset:
+def load_official(settings: FullTraining, cache: Path | None, console: Console) -> data.AnyDataset:
     """The data of full trainings, packed on first use. Raises DataError."""
+    if settings.stream:
+        with console.status(escape(f"listing {settings.data} …")):
+            return data.stream(settings.data, resolution=settings.resolution, official=True)
     return _read(data.load_official, settings, cache, console)
 
 

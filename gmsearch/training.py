@@ -30,6 +30,7 @@ from gmsearch.feeding import ALONE, ArrayFeed, Batches, Feed, Share
 from gmsearch.network import Network
 from gmsearch.recipe import Recipe, learning_rate
 from gmsearch.streaming import StreamFeed
+from gmsearch.teacher import distillation_loss
 from gmsearch.weights import load_weights
 from gmsearch.zoo import build_network
 
@@ -61,7 +62,8 @@ class TrainingState:
     device: torch.device
     history: list[EpochResult] = field(default_factory=list)
     step: int = 0  # of the epoch that is under way: so many steps are done
-    loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # their sum, this worker's
+    loss: Tensor = field(default_factory=lambda: torch.zeros(()))  # the sum of their losses
+    teacher: nn.Module | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values only, so that it loads with `weights_only`."""
@@ -137,7 +139,7 @@ def train(
         began, steps_left = time.perf_counter(), feed.num_steps - state.step
         _train_epoch(state, feed, crew, recipe, on_step)
         trained = time.perf_counter() - began
-        train_loss = crew.sum(state.loss).item() / feed.num_steps / share.workers
+        train_loss = state.loss.item() / feed.num_steps
         state.step, state.loss = 0, torch.zeros((), device=state.device)
         epoch = len(state.history) + 1
         if not math.isfinite(train_loss):
@@ -187,6 +189,7 @@ def _train_epoch(
     epoch, num_parts = len(state.history), feed.share.accumulate
     batches = feed.batches(epoch, state.step)
     for step in range(state.step, feed.num_steps):
+        step_loss = torch.zeros((), device=state.device)
         lr = learning_rate(recipe, (epoch + (step + 0.5) / feed.num_steps) / recipe.num_epochs)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
@@ -195,11 +198,10 @@ def _train_epoch(
             with crew.collecting(is_last=part == num_parts - 1):
                 with _autocast(state.device, recipe.precision):
                     logits = crew.model(batch)
-                    loss = F.cross_entropy(
-                        logits.float(), target, label_smoothing=recipe.label_smoothing
-                    )
+                    loss = _loss(state, recipe, batch, logits.float(), target)
                 (loss / num_parts).backward()
-            state.loss += loss.detach() / num_parts
+            step_loss += loss.detach() / num_parts
+        state.loss += crew.sum(step_loss) / crew.share.workers
         if recipe.clip_grad:
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
         state.optimizer.step()
@@ -208,6 +210,19 @@ def _train_epoch(
         state.step = step + 1
         if state.step < feed.num_steps:
             on_step(feed.num_steps)
+
+
+def _loss(
+    state: TrainingState, recipe: Recipe, batch: Tensor, logits: Tensor, target: Tensor
+) -> Tensor:
+    """Cross-entropy, and what a teacher says of the same images."""
+    loss = F.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)
+    if state.teacher is None:
+        return loss
+    with torch.no_grad():
+        taught = state.teacher(batch).float()
+    theirs = distillation_loss(logits, taught, recipe.temperature)
+    return (1 - recipe.distillation) * loss + recipe.distillation * theirs
 
 
 class Evaluation(NamedTuple):

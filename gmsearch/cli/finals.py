@@ -1,6 +1,7 @@
 """The verb of full training: retrain."""
 
 import argparse
+import os
 from pathlib import Path
 
 from gmsearch.cli.flags import (
@@ -64,6 +65,15 @@ def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--sync-norms", action="store_true", help="norms see the whole batch (GPUs only)"
     )
+    parser.add_argument(
+        "--stream", action="store_true", help="decode the original images anew in every epoch"
+    )
+    parser.add_argument(
+        "--teacher",
+        metavar="WHAT",
+        help="a classifier of timm with its published weights, or a folder RUN/retrained/ID, to "
+        "learn from too (see --distillation)",
+    )
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
     parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster")
     add_recipe(parser)
@@ -74,6 +84,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
     from gmsearch import finalists
     from gmsearch.console import make_console
     from gmsearch.session import load_official
+    from gmsearch.teacher import load_teacher
 
     run = RunFolder(arguments.folder)
     if not run.experiment_file.exists():
@@ -94,6 +105,8 @@ def _retrain(arguments: argparse.Namespace) -> int:
             "accumulate": arguments.accumulate,
             "synchronised": arguments.sync_norms,
             "compiled": arguments.compile,
+            "stream": arguments.stream,
+            "teacher": _teacher(arguments.teacher),
         },
     )
     top = arguments.top or (None if arguments.ids else 1)
@@ -104,7 +117,13 @@ def _retrain(arguments: argparse.Namespace) -> int:
     cache = arguments.cache or before.cache
     dataset = load_official(settings, None if cache is None else Path(absolute(cache)), console)
     settings = settings.model_copy(update={"data_digest": dataset.digest})
+    if settings.teacher is not None:
+        load_teacher(settings.teacher, len(dataset.classes), settings.resolution)
     finalists.check(chosen, settings, dataset)
     with run.locked():
         finalists.retrain_finalists(chosen, settings, dataset, console, arguments.address)
     return 0
+
+
+def _teacher(said: str | None) -> str | None:
+    return absolute(said) if said is not None and os.path.exists(said) else said

@@ -79,12 +79,18 @@ def load_official(
     return PackedDataset.of(pack, OFFICIAL)
 
 
-def stream(source: str, *, resolution: int) -> StreamedDataset:
-    """Original images that are decoded in every epoch. Raises DataError."""
+def stream(source: str, *, resolution: int, official: bool = False) -> StreamedDataset:
+    """Original images that are decoded in every epoch: for a search, or `official` ones for final
+    figures, as `load_official` has them. Raises DataError.
+    """
     if source == BUILT_IN or is_pack(Path(source)):
         raise DataError(f"--stream: {source} is not original images; leave --stream out")
     images = open_source(source)
     plan = choose(images, Selection())
+    if official:
+        splits = plan.splits
+        taken = {"train": splits["train"] + splits["minival"], "minival": splits["val"], "val": []}
+        plan = replace(plan, splits=taken)
     return StreamedDataset(Path(source).stem, plan.classes, resolution, images, plan)
 
 

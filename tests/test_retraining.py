@@ -1,0 +1,283 @@
+"""Finalists of a run trained in full: the same after any kill, on val, and told as they are."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pictures import make_folder
+from safetensors.torch import load_file
+from test_crew import EVERYTHING, NET, make_dataset
+
+from gmsearch import data
+from gmsearch.cli import main
+from gmsearch.errors import SettingsError
+from gmsearch.recipe import Recipe, learning_rate, peak_learning_rate
+from gmsearch.recipe_file import SHIPPED, read_recipe
+from gmsearch.retraining import Retraining, retrain
+from gmsearch.teacher import distillation_loss, load_teacher
+from gmsearch.training import evaluate, start
+
+SPACE = Path(__file__).parents[1] / "search_spaces" / "tiny.yaml"
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("images") / "set", per_class=24, side=32)
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory) -> Path:
+    """A finished search of three networks, two of them baselines."""
+    runs = tmp_path_factory.mktemp("runs")
+    words = f"run --space {SPACE} --budget 30M --data {images} --resolution 32 --epochs 1"
+    done = gmsearch(f"{words} --trials 3 --name r --runs-dir {runs}")
+    assert done.returncode == 0, done.stderr
+    return runs / "r"
+
+
+def gmsearch(words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "gmsearch", *words.split()]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+
+def mistake(words: str, capsys) -> str:
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gmsearch: ") and error.count("\n") == 1
+    return error
+
+
+def finish(job: Retraining) -> dict:
+    for _ in retrain(job):
+        pass
+    return json.loads((job.folder / "result.json").read_text())
+
+
+# The training itself
+
+
+def test_the_figures_are_those_of_the_weights_that_are_kept(tmp_path):
+    dataset = make_dataset()
+    result = finish(Retraining(NET, dataset, EVERYTHING, tmp_path))
+    state = start(NET, 2, EVERYTHING, seed=5, resolution=16)
+    state.model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    images = np.stack([dataset.minival.images[i][1:17, 1:17] for i in range(40)])
+    from gmsearch.augment import normalise
+
+    with torch.inference_mode():
+        logits = state.model.eval()(normalise(torch.from_numpy(images)))
+    hits = (logits.argmax(1).numpy() == dataset.minival.labels).astype(float)
+    assert result["average"]["top1"] == pytest.approx(100 * hits.mean())
+    for label, name in enumerate(dataset.classes):
+        mine = dataset.minival.labels == label
+        assert result["by_class"][name] == pytest.approx(100 * hits[mine].mean())
+    assert result["average"]["top5"] == 100  # of two classes
+    assert result["epochs"] == 2 and result["images"] == 72
+
+
+def test_top5_is_told_apart_from_top1():
+    logits = torch.eye(10)[torch.arange(40) % 10] * 3
+    labels = (torch.arange(40) + torch.arange(40) // 10) % 10  # 10 right, 30 wrong
+    noise = torch.arange(10) * 0.1
+
+    class Fixed(torch.nn.Module):
+        def forward(self, x):
+            return logits + noise
+
+    found = evaluate(Fixed(), [(torch.zeros(40, 3, 1, 1), labels)])
+    ranked = (logits + noise).argsort(1, descending=True)[:, :5]
+    assert found.top1 == 25.0
+    assert found.top5 == pytest.approx(100 * (ranked == labels[:, None]).any(1).double().mean())
+
+
+def test_a_teacher_is_learned_from(tmp_path):
+    dataset = make_dataset()
+    recipe = replace(EVERYTHING, distillation=1.0, label_smoothing=0.0)
+    finish(Retraining(NET, dataset, EVERYTHING, tmp_path / "teacher"))
+    taught = finish(
+        Retraining(NET, dataset, recipe, tmp_path / "pupil", teacher=str(tmp_path / "teacher"))
+    )
+    alone = finish(Retraining(NET, dataset, recipe, tmp_path / "alone"))
+    assert taught["teacher"] == str(tmp_path / "teacher") and taught != alone
+    with pytest.raises(SettingsError, match="it tells other classes apart than the 3"):
+        load_teacher(str(tmp_path / "teacher"), 3, 16)
+    with pytest.raises(SettingsError, match="nearest: mobilenetv3_large_100"):
+        load_teacher("mobilenetv3_larg_100", 3, 16)
+
+
+def test_distillation_is_the_divergence_of_softened_answers():
+    logits, taught = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    p = torch.softmax(taught / 2, 1)
+    q = torch.softmax(logits / 2, 1)
+    expected = 4 * (p * (p / q).log()).sum(1).mean()
+    torch.testing.assert_close(distillation_loss(logits, taught, 2.0), expected)
+    assert distillation_loss(taught, taught, 3.0).abs() < 1e-6
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_recipes_that_ship_are_recipes(name):
+    recipe = Recipe(**read_recipe(name))
+    assert recipe.batch_size == recipe.lr_batch_size
+
+
+def test_the_paper_recipe_is_the_papers():
+    recipe = Recipe(**read_recipe("paper"))
+    assert (recipe.num_epochs, recipe.batch_size, recipe.lr) == (300, 8 * 256, 3e-3)
+    assert (recipe.mixup, recipe.cutmix, recipe.random_erasing) == (0.8, 0.2, 0.25)
+    assert (recipe.weight_decay, recipe.warmup_epochs, recipe.rand_augment) == (0.05, 5, 1)
+
+
+def test_the_learning_rate_follows_the_square_root_of_the_batch():
+    recipe = Recipe(lr=1.0, lr_batch_size=1024, batch_size=256)
+    assert peak_learning_rate(recipe) == 0.5
+    warm = recipe.warmup_epochs / recipe.num_epochs
+    assert learning_rate(recipe, warm) == pytest.approx(0.5)
+    assert peak_learning_rate(replace(recipe, lr_batch_size=0)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: 3", r"r.yaml:1: unknown key 'epochs'; did you mean"),
+        ("lr: fast", r"r.yaml:1: lr: 'fast' is no float"),
+        ("num_epochs: 2.5", r"num_epochs: 2.5 is no int"),
+        ("flip: 1", r"flip: 1 is no bool"),
+        ("mixup: 0.2\nlr: 50", r"r.yaml:2: lr is 50; allowed"),
+        ("- 3", "a recipe is a mapping"),
+        ("", "the file is empty"),
+    ],
+)
+def test_a_wrong_recipe_is_told_with_file_and_line(tmp_path, text, message):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        read_recipe(str(tmp_path / "r.yaml"))
+
+
+# The command
+
+
+def test_finalists_are_trained_on_all_official_images_and_judged_on_val(run, images):
+    line = f"retrain {run} --top 1 --with-baselines --recipe quick --epochs 2 --batch-size 24"
+    done = gmsearch(line)
+    assert done.returncode == 0, done.stderr
+    folders = sorted((run / "retrained").iterdir())
+    assert {f.name for f in folders} >= {m["id"] for m in front(run)[:1]} and len(folders) >= 2
+    for folder in folders:
+        result = json.loads((folder / "result.json").read_text())
+        assert (result["images"], result["val_images"], result["epochs"]) == (72, 6, 2)
+        assert set(result["by_class"]) == {"n0", "n1", "n2"}
+        assert result["id"] in done.stdout
+    assert "baseline" in done.stdout
+    before = {f: f.stat().st_mtime_ns for f in (run / "retrained").rglob("result.json")}
+    assert gmsearch(line).returncode == 0  # nothing is left to train
+    assert before == {f: f.stat().st_mtime_ns for f in (run / "retrained").rglob("result.json")}
+
+
+def front(run: Path) -> list[dict]:
+    return json.loads((run / "front.json").read_text())
+
+
+def test_mistakes_are_one_line(run, images, capsys, tmp_path):
+    best = front(run)[0]["id"]
+    assert "has no network 'nosuch'" in mistake(f"retrain {run} --id nosuch", capsys)
+    assert "is not a run" in mistake(f"retrain {tmp_path}", capsys)
+    assert "there are 72 images to train on" in mistake(f"retrain {run} --id {best}", capsys)
+    line = f"retrain {run} --id {best} --recipe quick --batch-size 24"
+    assert "does not divide into 5 equal parts" in mistake(f"{line} --workers 5", capsys)
+    assert "no classifier of timm" in mistake(f"{line} --epochs 2 --teacher nosuch", capsys)
+    assert "--recipe 'nosuch'" in mistake(f"retrain {run} --recipe nosuch", capsys)
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare, ignore=shutil.ignore_patterns("front.json", "retrained"))
+    assert "has no front yet" in mistake(f"retrain {bare} --top 1 --recipe quick", capsys)
+
+
+def test_a_training_that_was_begun_otherwise_is_refused(run, capsys):
+    best = front(run)[0]["id"]
+    line = f"retrain {run} --id {best} --recipe quick --batch-size 24"
+    folder = run / "retrained" / best
+    if not (folder / "settings.yaml").exists():
+        assert gmsearch(f"{line} --epochs 1").returncode == 0
+    error = mistake(f"{line} --epochs 7", capsys)
+    assert "was begun with other settings (recipe.num_epochs is" in error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["driver", "worker"])
+def test_a_killed_retraining_ends_with_the_same_weights(run, tmp_path, victim):
+    """kill -9 within an epoch; checkpoints are a step apart here."""
+    program = """
+import sys
+from gmsearch import retraining
+from gmsearch.cli import main
+retraining.SAVE_EVERY = retraining.TELL_EVERY = 0.0
+sys.exit(main(sys.argv[1:]))
+"""
+    best = front(run)[0]["id"]
+    weights = {}
+    for name in ("whole", "killed"):
+        copy = tmp_path / name
+        shutil.copytree(run, copy, ignore=shutil.ignore_patterns("retrained"))
+        words = f"retrain {copy} --id {best} --recipe quick --epochs 6 --batch-size 8 --workers 2"
+        line = [sys.executable, "-c", program, *words.split()]
+        folder = copy / "retrained" / best
+        if name == "killed":
+            process = subprocess.Popen(line, start_new_session=True)
+            metrics = folder / "metrics.jsonl"
+            while not metrics.exists() or len(metrics.read_text().splitlines()) < 2:
+                time.sleep(0.05)
+                assert process.poll() is None
+            pid = process.pid if victim == "driver" else worker_of(folder)
+            os.kill(pid, signal.SIGKILL)
+            process.wait(timeout=240)
+            if victim == "worker":
+                assert process.returncode == 0
+        if not (folder / "result.json").exists():
+            done = subprocess.run(line, capture_output=True, text=True, timeout=240)
+            assert done.returncode == 0, done.stderr
+        weights[name] = load_file(folder / "model.safetensors")
+        assert len((folder / "metrics.jsonl").read_text().splitlines()) == 6
+    for key, value in weights["whole"].items():
+        assert torch.equal(value, weights["killed"][key]), key
+
+
+def worker_of(folder: Path) -> int:
+    """A process of Ray Train that has the pack of the run mapped."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        try:
+            text = maps.read_text()
+            name = (maps.parent / "comm").read_text()
+        except OSError:
+            continue
+        if ".npy" in text and "ray" in name:
+            return int(maps.parent.name)
+    raise AssertionError("no worker")
+
+
+def test_official_images_are_train_and_minival_and_val(images):
+    searched = data.load(str(images), resolution=32, seed=0)
+    official = data.load_official(str(images), resolution=32, seed=0)
+    val = data.load_val(str(images), resolution=32, seed=0)
+    assert len(official.train) == len(searched.train) + len(searched.minival)
+    assert np.array_equal(official.minival.labels, val.labels)
+    seen = {official.train.images[i].tobytes() for i in range(len(official.train))}
+    assert seen == {
+        split.images[i].tobytes()
+        for split in (searched.train, searched.minival)
+        for i in range(len(split))
+    }
+    assert official.digest != searched.digest
+    bands = data.load_official("bands", resolution=32, seed=0)
+    assert len(bands.train) == 1500 and len(bands.minival) == 2000

@@ -22,7 +22,7 @@ FLOORS = (
         *{"data.opening", "data.streamed"},
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
         *{"counting", "zoo"},
-        *{"fvcore_count", "onnx_export"},
+        *{"fvcore_count", "onnx_export", "folding"},
     },
     {
         *{"augment", "feeding", "crew", "streaming", "teacher", "training", "checkpoint"},
@@ -46,7 +46,7 @@ DOORS = {
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
-        *{"augment", "feeding", "crew", "streaming", "teacher", "retraining", "launch"},
+        *{"augment", "feeding", "crew", "streaming", "teacher", "retraining", "launch", "folding"},
     },
     "torchvision": {"augment", "streaming"},
     "timm": {

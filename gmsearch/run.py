@@ -7,6 +7,7 @@ runs/NAME/
   trials/ID/           architecture.json, metrics.jsonl (one line per epoch), checkpoint.pt
   trials.csv           one row per trial
   front.json, front.png
+  exported/ID/         the export of a network
 
 A comparison has trials/ID-seedS/ and comparison.json instead of study.db and the front.
 """
@@ -69,6 +70,9 @@ class RunFolder:
 
     def trial_folder(self, architecture_id: str) -> Path:
         return self.trials_folder / architecture_id
+
+    def exported_folder(self, architecture_id: str) -> Path:
+        return self.path / "exported" / architecture_id
 
     def find_trial(self, network_id: str) -> Path | None:
         """The folder of a network's trial, the first of its seeds in a comparison."""

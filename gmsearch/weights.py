@@ -31,6 +31,11 @@ def load_weights(model: nn.Module, path: Path) -> str:
     WeightsError for a file that cannot be read, for keys that are missing or left over, and for
     tensors of other shapes; the model is then as it was.
     """
+    return fit_weights(model, read_weights(path), path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file or a torch checkpoint, by name. Raises WeightsError."""
     if not path.is_file():  # timm would log it besides
         raise WeightsError(f"{path}: no such file of weights, or not a file")
     try:
@@ -46,9 +51,14 @@ def load_weights(model: nn.Module, path: Path) -> str:
             f"{path}: not readable as weights; give a .safetensors file or a state dict that "
             f"torch.save wrote ({reason[:LONGEST_REASON]})"
         ) from None
+    return state
+
+
+def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> str:
+    """Loads tensors that came from a file, as `load_weights` does."""
     own = model.state_dict()
     others = {k for k in own.keys() & state.keys() if state[k].shape != own[k].shape}
-    classifier = _classifier(model)
+    classifier = classifier_of(model)
     is_head = classifier and {key.rpartition(".")[0] for key in others} == {classifier}
     fresh = others if is_head else set()
     shapes = (
@@ -67,7 +77,7 @@ def load_weights(model: nn.Module, path: Path) -> str:
     return classifier if fresh else ""
 
 
-def _classifier(model: nn.Module) -> str:
+def classifier_of(model: nn.Module) -> str:
     """The name of the layer that gives the logits, of a model of timm's kind."""
     get_classifier: Any = getattr(model, "get_classifier", lambda: None)
     head = get_classifier()

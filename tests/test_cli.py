@@ -158,7 +158,9 @@ def test_a_broken_study_is_one_line_and_stays_as_it_is(tmp_path, capsys, junk):
     assert folder.study_file.read_text() == junk * 100
 
 
-@pytest.mark.parametrize("verb", ["run", "resume", "space", "train", "compare", "profile"])
+@pytest.mark.parametrize(
+    "verb", [*("run", "resume", "space", "train", "compare", "profile", "export")]
+)
 def test_every_command_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as caught:
         main([verb, "--help"])

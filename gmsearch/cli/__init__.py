@@ -6,22 +6,24 @@ A mistake of the user ends in one line on standard error and exit code 2.
 import sys
 from collections.abc import Sequence
 
-from gmsearch.cli import finals, networks, packing, searching
+from gmsearch.cli import exporting, finals, networks, packing, searching
 from gmsearch.cli.flags import Parser
 from gmsearch.cli.searching import STOPPED
-from gmsearch.errors import TrainingError, UserError
+from gmsearch.errors import ExportError, TrainingError, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns 0, 1 where all failed, 2 after a mistake, 130 after Ctrl-C."""
+    """Runs one command. Returns 0, 1 where all trials or an export failed, 2 after a mistake, 130
+    after Ctrl-C.
+    """
     try:
         arguments = _parser().parse_args(argv)
         return arguments.run(arguments)
     except UserError as error:
         print(f"gmsearch: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except TrainingError as error:
-        print(f"gmsearch: {error}", file=sys.stderr)
+    except (TrainingError, ExportError) as error:
+        print(f"gmsearch: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("gmsearch: stopped", file=sys.stderr)
@@ -45,4 +47,5 @@ def _parser() -> Parser:
     networks.add_verbs(verbs)
     packing.add_verbs(verbs)
     finals.add_verbs(verbs)
+    exporting.add_verbs(verbs)
     return parser

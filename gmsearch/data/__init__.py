@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gmsearch.data.bands import make_bands, make_bands_val
+from gmsearch.data.bands import CLASSES, make_bands, make_bands_val
 from gmsearch.data.cache import place_of
 from gmsearch.data.opening import is_named, open_source
 from gmsearch.data.packing import Order, Progress, is_unfinished, make_pack
@@ -26,6 +26,7 @@ __all__ = [
     "Shards",
     "Split",
     "StreamedDataset",
+    "class_names",
     "is_named",
     "load",
     "load_official",
@@ -108,6 +109,18 @@ def load_val(
     pack = _pack_of(source, resolution, cache, progress)
     pack.verify("val")
     return pack.split("val")
+
+
+def class_names(source: str) -> tuple[str, ...]:
+    """The names of the classes, by label; original images are listed, and not read. Raises
+    DataError.
+    """
+    if source == BUILT_IN:
+        return CLASSES
+    path = Path(source)
+    if is_pack(path):
+        return read_pack(path).classes
+    return choose(open_source(source), Selection()).classes
 
 
 def packed_resolution(source: str) -> int | None:

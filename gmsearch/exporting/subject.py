@@ -1,0 +1,248 @@
+"""What is exported: a network with weights, and what is known of it."""
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from timm.utils.model import reparameterize_model
+from torch import Tensor, nn
+
+from gmsearch import data
+from gmsearch.cost import Cost, total
+from gmsearch.data.selection import read_classes
+from gmsearch.errors import SettingsError, UserError, WeightsError
+from gmsearch.experiment import Settings, read_settings
+from gmsearch.exporting import FORMATS
+from gmsearch.folding import fold
+from gmsearch.model import GatedNet
+from gmsearch.network import Network, Peer, read_network
+from gmsearch.run import RunFolder
+from gmsearch.weights import classifier_of, fit_weights, read_weights
+from gmsearch.what import resolve
+from gmsearch.zoo import build_network, check_network, ledger_of
+
+RESOLUTION, NUM_CLASSES = 224, 1000  # of a network that does not come from a run
+SEED = 0  # of random weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network in eval mode, float32, on the CPU, and its story in words."""
+
+    name: str
+    network: Network
+    model: nn.Module
+    resolution: int
+    num_classes: int
+    labels: tuple[str, ...] | None
+    weights: str  # where they come from, a whole sentence
+    facts: dict[str, Any]  # the same for programs; the accuracy too, where it is known
+    settings: Settings | None = None  # of the run that it comes from
+
+    def deployed(self) -> nn.Module:
+        """The same function with the fewest operators that exact algebra leaves."""
+        if isinstance(self.model, GatedNet):
+            return fold(self.model)
+        return reparameterize_model(copy.deepcopy(self.model))
+
+    def formats(self, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+        """Those of FORMATS that it can have, or those that are wanted. Raises SettingsError for
+        one of these that it cannot have.
+        """
+        if not isinstance(self.network, Peer):
+            return wanted or FORMATS
+        if wanted is not None and "code" in wanted:
+            raise SettingsError(
+                f"--to code: {self.network.name} is timm's, and has its code there; "
+                "write --to timm,onnx,torch"
+            )
+        return wanted or tuple(name for name in FORMATS if name != "code")
+
+    @property
+    def cost(self) -> Cost:
+        return total(
+            ledger_of(self.network, resolution=self.resolution, num_classes=self.num_classes)
+        )
+
+
+def find_subject(
+    what: str,
+    *,
+    network_id: str | None = None,
+    weights: Path | None = None,
+    resolution: int | None = None,
+    classes: str | None = None,
+) -> Subject:
+    """A network of a run, the best of its front unless told otherwise, with the weights that it
+    was trained to; or any network with weights from a file, or random ones. Raises UserError.
+    """
+    run, network_id = _run_of(what, network_id)
+    if run is None:
+        network, training, settings, name = resolve(what), None, None, what
+    else:
+        network_id = network_id or _best_of(run)
+        folder = run.find_trial(network_id)
+        if folder is None:
+            raise SettingsError(
+                f"{run.path} has no network {network_id!r}; its trials.csv lists the ids"
+            )
+        network = read_network(folder / "architecture.json")
+        settings = read_settings(run.experiment_file)
+        training, name = _training_of(run, network_id, folder, settings), network_id
+    origin = _origin(weights, training)
+    resolution = resolution or (RESOLUTION if settings is None else settings.resolution)
+    wanted = None if classes is None else read_classes(classes)
+    model, num_classes = _build(network, origin, wanted, resolution)
+    labels = wanted if isinstance(wanted, tuple) else _labels(settings, num_classes)
+    return Subject(
+        name=name,
+        network=network,
+        model=model,
+        resolution=resolution,
+        num_classes=num_classes,
+        labels=labels,
+        weights=origin.words,
+        facts=origin.facts,
+        settings=settings,
+    )
+
+
+def _run_of(what: str, network_id: str | None) -> tuple[RunFolder | None, str | None]:
+    """The run that is named, as RUN or RUN:ID, and the id."""
+    folder = RunFolder(Path(what))
+    if folder.experiment_file.exists():
+        return folder, network_id
+    if network_id is not None:
+        raise SettingsError(f"--id {network_id}: {what} is no run, it has no experiment.yaml")
+    path, colon, name = what.rpartition(":")
+    folder = RunFolder(Path(path))
+    if colon and "/" not in name and folder.experiment_file.exists():
+        return folder, name
+    return None, None
+
+
+def _best_of(run: RunFolder) -> str:
+    """The first network of a run's front."""
+    try:
+        return str(json.loads(run.front_file.read_text(encoding="utf-8"))[0]["id"])
+    except (OSError, ValueError, LookupError, TypeError):
+        raise SettingsError(
+            f"{run.path} has no front yet; give --id ID, one of those in its trials.csv"
+        ) from None
+
+
+class _Origin(NamedTuple):
+    """Weights and where they come from."""
+
+    state: Mapping[str, Any] | None
+    path: Path | None
+    words: str
+    facts: dict[str, Any]
+
+
+class _Training(NamedTuple):
+    """A training of a run, on disk."""
+
+    checkpoint: Path
+    kind: str  # what it is, in words
+    settings: Settings
+
+
+def _training_of(run: RunFolder, network_id: str, trial: Path, settings: Settings) -> _Training:
+    """The training whose weights are exported: a retraining where there is one, else the trial."""
+    retrained = run.path / "retrained" / network_id / "checkpoint.pt"
+    if retrained.is_file():
+        return _Training(retrained, "a full retraining", settings)
+    return _Training(trial / "checkpoint.pt", "a short search trial", settings)
+
+
+def _origin(weights: Path | None, training: _Training | None) -> _Origin:
+    if weights is not None:
+        words = f"The weights are those of the file {weights.name}."
+        facts = {"kind": "file", "file": weights.name}
+        return _Origin(read_weights(weights), weights, words, facts)
+    if training is not None:
+        return _trained(training)
+    words = "The weights are random: the network is not trained, and its answers mean nothing."
+    return _Origin(None, None, words, {"kind": "random", "seed": SEED})
+
+
+def _trained(training: _Training) -> _Origin:
+    """The weights that a training saved, the average where it has one. Raises WeightsError."""
+    path, kind, settings = training
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        state, history = saved.get("ema") or saved["model"], saved["history"]
+        last = {"epochs": len(history), "top1": history[-1]["top1"]}
+    except FileNotFoundError:
+        raise WeightsError(
+            f"{path}: no such file, the training has no weights yet; "
+            "give another --id, or --weights FILE"
+        ) from None
+    except (OSError, MemoryError):  # of the machine: the file may be sound
+        raise
+    except Exception as error:  # a broken file may make the reader stumble in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise WeightsError(f"{path}: not a checkpoint of a training ({reason[:100]})") from None
+    facts = {
+        "kind": kind.removeprefix("a "),
+        "average": saved.get("ema") is not None,
+        **last,
+        "split": "minival",
+        "data": Path(settings.data).name,
+        "resolution": settings.resolution,
+        "recipe": settings.model_dump(mode="json")["recipe"],
+    }
+    average = "the average of the weights (EMA) of " if facts["average"] else "those of "
+    epochs = "1 epoch" if last["epochs"] == 1 else f"{last['epochs']} epochs"
+    words = (
+        f"The weights are {average}{kind}: {epochs} on {facts['data']} at "
+        f"{settings.resolution} px, top1 {last['top1']:.1f} % on its minival split."
+    )
+    return _Origin(state, path, words, facts)
+
+
+def _build(
+    network: Network, origin: _Origin, wanted: int | tuple[str, ...] | None, resolution: int
+) -> tuple[nn.Module, int]:
+    """The network with its weights, and its number of classes, which is that of the weights."""
+    num_classes = len(wanted) if isinstance(wanted, tuple) else wanted
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = build_network(network, num_classes or NUM_CLASSES, resolution)
+        if origin.state is not None:
+            found = _classes_of(origin.state, model)
+            if num_classes is not None and found not in (None, num_classes):
+                raise SettingsError(
+                    f"--classes: {num_classes:,} classes, but {origin.path} is for {found:,}; "
+                    "leave it out, or name as many"
+                )
+            if num_classes is None and found not in (None, NUM_CLASSES):
+                num_classes = found
+                model = build_network(network, num_classes, resolution)
+    num_classes = num_classes or NUM_CLASSES
+    if origin.state is not None and origin.path is not None:
+        fit_weights(model, origin.state, origin.path)
+    check_network(network, num_classes, resolution)
+    return model.float().eval(), num_classes
+
+
+def _classes_of(state: Mapping[str, Any], model: nn.Module) -> int | None:
+    """The number of classes that weights are for, where their classifier is known."""
+    head = state.get(f"{classifier_of(model)}.weight")
+    return len(head) if isinstance(head, Tensor) and head.ndim else None
+
+
+def _labels(settings: Settings | None, num_classes: int) -> tuple[str, ...] | None:
+    """The names of a run's classes, where its data is still there."""
+    if settings is None:
+        return None
+    try:
+        labels = data.class_names(settings.data)
+    except (UserError, OSError):
+        return None
+    return labels if len(labels) == num_classes else None

@@ -33,7 +33,7 @@ FLOORS = (
         *{"worker", "tune", "nodes", "session", "launch"},
     },
     {
-        *{"search", "compare", "profile", "finalists"},
+        *{"search", "compare", "profile", "finalists", "predict"},
         *{"exporting", "exporting.subject", "exporting.pretrained", "exporting.source_code"},
         *{"exporting.program", "exporting.int8", "exporting.check", "exporting.card"},
         *{"exporting.folder"},
@@ -53,6 +53,7 @@ DOORS = {
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
         *{"augment", "feeding", "crew", "streaming", "teacher", "retraining", "launch", "folding"},
+        *{"predict"},
         *{"exporting.subject", "exporting.pretrained", "exporting.source_code"},
         *{"exporting.program", "exporting.int8", "exporting.check", "exporting.folder"},
     },

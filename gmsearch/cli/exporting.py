@@ -1,4 +1,6 @@
-"""The verb of what comes after: export. What it needs of torch is imported when it runs."""
+"""The verbs of what comes after: export, predict. What they need of torch is imported when they
+run.
+"""
 
 import argparse
 import json
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
     _add_export(verbs)
+    _add_predict(verbs)
 
 
 def _add_export(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -64,6 +67,19 @@ def _add_export(verbs: "argparse._SubParsersAction[Parser]") -> None:
     )
     parser.add_argument("--json", action="store_true", help="check.json, for a program to read")
     parser.set_defaults(run=_export)
+
+
+def _add_predict(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    parser = verbs.add_parser(
+        "predict",
+        help="the five likeliest classes of images, by an export",
+        description="Prints the five likeliest classes of each image with their probabilities, "
+        "by the model.onnx of an export, or by timm where there is none.",
+        epilog="example: gmsearch predict runs/NAME/exported/ID photo.jpg",
+    )
+    parser.add_argument("folder", type=Path, metavar="EXPORT_DIR", help="as export wrote it")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.set_defaults(run=_predict)
 
 
 def _export(arguments: argparse.Namespace) -> int:
@@ -128,3 +144,15 @@ def _is_run(what: str) -> bool:
 def _place(what: str, subject: "Subject") -> Path:
     run = Path(what) if Path(what).is_dir() else Path(what.rpartition(":")[0])
     return RunFolder(run).exported_folder(subject.network.id)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from gmsearch.predict import Predictor
+
+    predictor = Predictor(arguments.folder)
+    for image in arguments.images:
+        guesses = predictor.guesses(image)
+        print(f"{image}:")
+        for guess in guesses:
+            print(f"  {100 * guess.probability:5.1f} %  {guess.label}")
+    return 0

@@ -70,11 +70,13 @@ class Predictor:
             about = config["pretrained_cfg"]
             channels, height, width = about["input_size"]
             self._mean, self._std = (_channels(about[key]) for key in ("mean", "std"))
-            self._labels: Sequence[str] = config.get("label_names") or ()
+            self._labels: list[str] = config.get("label_names") or []
             self._num_classes = config["num_classes"]
             if (channels, height) != (3, width) or not isinstance(height, int) or height < 1:
                 raise ValueError
-            if self._labels and len(self._labels) != self._num_classes:
+            if self._labels and (
+                not isinstance(self._labels, list) or len(self._labels) != self._num_classes
+            ):
                 raise ValueError
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             raise DataError(f"{file}: not what gmsearch export wrote; export it again") from None

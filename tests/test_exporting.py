@@ -299,6 +299,7 @@ def test_a_retraining_comes_before_its_trial(run, tmp_path):
     torch.save({**saved, "ema": None}, retrained / "checkpoint.pt")
     found = find_subject(str(folder.path))
     assert found.facts["kind"] == "full retraining" and not found.facts["average"]
+    assert found.weights.startswith("The weights are those of a full retraining: 2 epochs, top1")
     for key, value in found.model.state_dict().items():
         assert torch.equal(value, saved["model"][key])
 
@@ -379,9 +380,12 @@ def test_an_export_that_exists_stays(exported, run, capsys):
     assert {path: path.read_bytes() for path in exported.iterdir()} == before
 
 
-def test_an_empty_folder_may_be_there(run, tmp_path):
+@pytest.mark.parametrize("dot", [False, True])
+def test_an_empty_folder_may_be_there(dot, run, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
-    assert main(["export", str(run.path), "--to", "code", "--out", str(tmp_path / "out")]) == 0
+    monkeypatch.chdir(tmp_path / "out")
+    out = "." if dot else str(tmp_path / "out")
+    assert main(["export", str(run.path), "--to", "code", "--out", out]) == 0
     assert (tmp_path / "out/model.py").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

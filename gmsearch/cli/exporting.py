@@ -117,6 +117,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
     say(f"{subject.name}: {subject.network.in_words()}; {subject.resolution} px")
     say(subject.weights)
+    if subject.labels is None:
+        say("The classes have numbers only; --classes FILE names them.")
     report = export(subject, folder, chosen, int8_data=dataset, say=say)
     say(f"all of it is in {folder}")
     if arguments.json:

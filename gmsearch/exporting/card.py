@@ -92,13 +92,16 @@ def _accuracy(subject: Subject, report: dict[str, Any]) -> Iterator[str]:
     facts, small = subject.facts, report["formats"].get("int8")
     yield "## Accuracy\n"
     if "top1" in facts:
+        of = f" of {facts['data']} at {facts['resolution']} px" if "data" in facts else ""
         yield (
-            f"top1 {facts['top1']:.1f} % on the {facts['split']} split of {facts['data']}, which "
-            f"the search judged by, at {facts['resolution']} px after {facts['epochs']} epochs: "
-            f"{facts['kind']}.\n"
+            f"top1 {facts['top1']:.1f} % on the {facts['split']} split{of}, after "
+            f"{facts['epochs']} epochs: a {facts['kind']}.\n"
         )
-        recipe = ", ".join(f"{key} {value:g}" for key, value in _recipe(facts["recipe"]))
-        yield f"Recipe: AdamW, cosine; {recipe}.\n"
+        if facts["split"] == "minival":
+            yield "minival is a part of the training images that is kept from training.\n"
+        if "recipe" in facts:
+            recipe = ", ".join(f"{key} {value:g}" for key, value in _recipe(facts["recipe"]))
+            yield f"Recipe: AdamW, cosine; {recipe}.\n"
     else:
         yield "Nothing is known of it here.\n"
     if small is not None:

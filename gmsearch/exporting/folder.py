@@ -64,6 +64,7 @@ def refuse_used(folder: Path) -> None:
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder to fill that takes its name at the end, and leaves nothing after an error."""
+    folder = folder.absolute()  # `.` has no name
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     partial.mkdir(parents=True)
     try:

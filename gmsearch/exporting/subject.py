@@ -15,7 +15,7 @@ from gmsearch import data
 from gmsearch.cost import Cost, total
 from gmsearch.data.selection import read_classes
 from gmsearch.errors import SettingsError, UserError, WeightsError
-from gmsearch.experiment import Settings, read_settings
+from gmsearch.experiment import Experiment, Settings, read_settings
 from gmsearch.exporting import FORMATS
 from gmsearch.folding import fold
 from gmsearch.model import GatedNet
@@ -149,15 +149,17 @@ class _Training(NamedTuple):
 
     checkpoint: Path
     kind: str  # what it is, in words
-    settings: Settings
+    split: str  # what its top1 is of
+    settings: Settings | None  # what it was trained with, where the run says it
 
 
 def _training_of(run: RunFolder, network_id: str, trial: Path, settings: Settings) -> _Training:
     """The training whose weights are exported: a retraining where there is one, else the trial."""
     retrained = run.path / "retrained" / network_id / "checkpoint.pt"
     if retrained.is_file():
-        return _Training(retrained, "a full retraining", settings)
-    return _Training(trial / "checkpoint.pt", "a short search trial", settings)
+        return _Training(retrained, "full retraining", "val", None)
+    kind = "short search trial" if isinstance(settings, Experiment) else "single training"
+    return _Training(trial / "checkpoint.pt", kind, "minival", settings)
 
 
 def _origin(weights: Path | None, training: _Training | None) -> _Origin:
@@ -173,7 +175,7 @@ def _origin(weights: Path | None, training: _Training | None) -> _Origin:
 
 def _trained(training: _Training) -> _Origin:
     """The weights that a training saved, the average where it has one. Raises WeightsError."""
-    path, kind, settings = training
+    path, kind, split, settings = training
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         state, history = saved.get("ema") or saved["model"], saved["history"]
@@ -188,20 +190,20 @@ def _trained(training: _Training) -> _Origin:
     except Exception as error:  # a broken file may make the reader stumble in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(f"{path}: not a checkpoint of a training ({reason[:100]})") from None
-    facts = {
-        "kind": kind.removeprefix("a "),
-        "average": saved.get("ema") is not None,
-        **last,
-        "split": "minival",
-        "data": Path(settings.data).name,
-        "resolution": settings.resolution,
-        "recipe": settings.model_dump(mode="json")["recipe"],
-    }
-    average = "the average of the weights (EMA) of " if facts["average"] else "those of "
+    facts = {"kind": kind, "average": saved.get("ema") is not None, **last, "split": split}
+    where = ""
+    if settings is not None:
+        where = f" on {Path(settings.data).name} at {settings.resolution} px"
+        facts |= {
+            "data": Path(settings.data).name,
+            "resolution": settings.resolution,
+            "recipe": settings.model_dump(mode="json")["recipe"],
+        }
+    average = "the average of the weights (EMA) of" if facts["average"] else "those of"
     epochs = "1 epoch" if last["epochs"] == 1 else f"{last['epochs']} epochs"
     words = (
-        f"The weights are {average}{kind}: {epochs} on {facts['data']} at "
-        f"{settings.resolution} px, top1 {last['top1']:.1f} % on its minival split."
+        f"The weights are {average} a {kind}: {epochs}{where}, "
+        f"top1 {last['top1']:.1f} % on its {split} split."
     )
     return _Origin(state, path, words, facts)
 

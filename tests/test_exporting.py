@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 from hypothesis import given, settings
-from pictures import make_folder
+from pictures import flat, make_folder
 from safetensors.torch import load_file
 from strategies import architectures
 from test_onnx_export import lively
@@ -153,9 +153,28 @@ def test_the_commands_of_the_card_give_the_logits(
     assert relative(found, expected) < TOLERANCE
 
 
-def test_the_card_has_a_command_for_every_format(exported):
-    assert len(blocks(exported)) == 5  # int8 too
-    assert blocks(exported, "sh") == ["gmsearch predict . photo.jpg\n"]
+def test_the_card_has_a_command_for_every_format(
+    exported, images, expected, tmp_path, monkeypatch, capsys
+):
+    assert len(blocks(exported)) == 5
+    found = run_block(exported, '"model.int8.onnx"', images, tmp_path, ("gmsearch", "torch"))
+    assert TOLERANCE < relative(found, expected) < 0.5
+    (command,) = blocks(exported, "sh")
+    program, *words = command.split()
+    assert program == "gmsearch"
+    (tmp_path / "photo.jpg").write_bytes(flat(0x80FF00, side=40))
+    shutil.copytree(exported, tmp_path / "export")
+    monkeypatch.chdir(tmp_path / "export")
+    shutil.copy(tmp_path / "photo.jpg", ".")
+    assert main(words) == 0
+    assert re.match(r"photo.jpg:\n( +[\d.]+ %  \w+ \w+\n){5}$", capsys.readouterr().out)
+
+
+def test_a_trial_that_is_not_done_is_said_to_be(run, tmp_path):
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "r"))
+    text = folder.experiment_file.read_text()
+    folder.experiment_file.write_text(text.replace("num_epochs: 2", "num_epochs: 9"))
+    assert "trial: 2 of 9 epochs on bands at 32 px" in find_subject(str(folder.path)).weights
 
 
 @pytest.mark.parametrize("count", [1, 4, 6])
@@ -343,6 +362,7 @@ MISTAKES = [
     (["gmnet_s1", "--out", "RUN"], "RUN exists and is not empty; give another --out"),
     (["starnet_s1", "--to", "code", "--out", "OUT"], "--to code: starnet_s1 is timm's"),
     (["gmnet_s1", "--classes", "NONE", "--out", "OUT"], "--classes .*NONE: No such file"),
+    (["gmnet_s1", "--classes", "0", "--out", "OUT"], "--classes: 0 classes; give 1 or more"),
     (["gmnet_s1", "--bits", "8"], "unrecognized arguments: --bits 8"),
 ]
 

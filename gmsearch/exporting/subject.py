@@ -96,6 +96,8 @@ def find_subject(
     origin = _origin(weights, training)
     resolution = resolution or (RESOLUTION if settings is None else settings.resolution)
     wanted = None if classes is None else read_classes(classes)
+    if wanted == 0:
+        raise SettingsError("--classes: 0 classes; give 1 or more, or a file that names them")
     model, num_classes = _build(network, origin, wanted, resolution)
     labels = wanted if isinstance(wanted, tuple) else _labels(settings, num_classes)
     return Subject(
@@ -201,6 +203,8 @@ def _trained(training: _Training) -> _Origin:
         }
     average = "the average of the weights (EMA) of" if facts["average"] else "those of"
     epochs = "1 epoch" if last["epochs"] == 1 else f"{last['epochs']} epochs"
+    if settings is not None and settings.recipe.num_epochs > last["epochs"]:
+        epochs = f"{last['epochs']} of {settings.recipe.num_epochs} epochs"
     words = (
         f"The weights are {average} a {kind}: {epochs}{where}, "
         f"top1 {last['top1']:.1f} % on its {split} split."

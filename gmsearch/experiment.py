@@ -144,6 +144,7 @@ class FullTraining(BaseModel):
     compiled: bool = False
     stream: bool = False
     teacher: str | None = None  # a name of timm, or an absolute path
+    cache: str | None = None  # where original images are packed to
 
     def model_post_init(self, _context: Any) -> None:
         parts = self.workers * self.accumulate
@@ -184,6 +185,11 @@ def read_settings(path: Path) -> Experiment | Comparison:
     if isinstance(document.data, dict) and "networks" in document.data:
         return document.parse(Comparison)
     return document.parse(Experiment)
+
+
+def read_full_training(path: Path) -> FullTraining:
+    """Reads a settings.yaml of `retrained/ID`. Raises SettingsError."""
+    return read_yaml(path, SettingsError).parse(FullTraining)
 
 
 def _differences(there: Any, here: Any, place: str = "") -> list[str]:

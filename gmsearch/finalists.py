@@ -16,10 +16,9 @@ from scipy.stats import kendalltau
 from gmsearch import data
 from gmsearch.console import finalists_table
 from gmsearch.errors import SettingsError
-from gmsearch.experiment import FullTraining
+from gmsearch.experiment import FullTraining, read_full_training
 from gmsearch.files import write_atomically
 from gmsearch.network import Network, read_network
-from gmsearch.reading import read_yaml
 from gmsearch.run import RunFolder, read_curve
 
 
@@ -95,7 +94,7 @@ def check(finalists: list[Finalist], settings: FullTraining, dataset: data.AnyDa
         file = finalist.folder / "settings.yaml"
         if not file.exists():
             continue
-        differences = read_yaml(file, SettingsError).parse(FullTraining).differences(settings)
+        differences = read_full_training(file).differences(settings)
         if differences:
             raise SettingsError(
                 f"{finalist.folder} was begun with other settings ({'; '.join(differences[:3])}); "

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +14,7 @@ from rich.markup import escape
 from gmsearch import data
 from gmsearch.console import Display, make_console, pack_in_words, reading
 from gmsearch.errors import UserError
-from gmsearch.experiment import FullTraining, Run
+from gmsearch.experiment import FullTraining, Run, Settings
 from gmsearch.jobs import Jobs, Listener
 from gmsearch.run import RunFolder, check_run, write_settings
 
@@ -99,27 +99,26 @@ def _load(settings: Run, console: Console) -> data.AnyDataset:
     if settings.stream:
         with console.status(escape(f"listing {settings.data} …")):
             return data.stream(settings.data, resolution=settings.resolution)
-    cache = None if settings.cache is None else Path(settings.cache)
-    return _read(data.load, settings, cache, console)
+    return _read(data.load, settings, console)
 
 
-def load_official(settings: FullTraining, cache: Path | None, console: Console) -> data.AnyDataset:
+def load_official(settings: FullTraining, console: Console) -> data.AnyDataset:
     """The data of full trainings, packed on first use. Raises DataError."""
     if settings.stream:
         with console.status(escape(f"listing {settings.data} …")):
             return data.stream(settings.data, resolution=settings.resolution, official=True)
-    return _read(data.load_official, settings, cache, console)
+    return _read(data.load_official, settings, console)
 
 
 def _read(
-    load: Callable[..., data.Dataset], settings: Any, cache: Path | None, console: Console
+    load: Callable[..., data.Dataset], settings: Settings | FullTraining, console: Console
 ) -> data.Dataset:
     with reading(console, settings.data) as progress:
         dataset = load(
             settings.data,
             resolution=settings.resolution,
             seed=settings.seed,
-            cache=cache,
+            cache=None if settings.cache is None else Path(settings.cache),
             progress=progress,
         )
     if progress.rate is not None and isinstance(dataset, data.PackedDataset):

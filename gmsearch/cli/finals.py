@@ -107,6 +107,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
             "compiled": arguments.compile,
             "stream": arguments.stream,
             "teacher": _teacher(arguments.teacher),
+            "cache": before.cache if arguments.cache is None else absolute(arguments.cache),
         },
     )
     top = arguments.top or (None if arguments.ids else 1)
@@ -114,8 +115,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
         run, top=top, ids=arguments.ids, with_baselines=arguments.with_baselines
     )
     console = make_console()
-    cache = arguments.cache or before.cache
-    dataset = load_official(settings, None if cache is None else Path(absolute(cache)), console)
+    dataset = load_official(settings, console)
     settings = settings.model_copy(update={"data_digest": dataset.digest})
     if settings.teacher is not None:
         load_teacher(settings.teacher, len(dataset.classes), settings.resolution)

@@ -13,7 +13,7 @@ import torch
 from gmsearch import data
 from gmsearch.errors import SettingsError
 from gmsearch.exporting.subject import Subject
-from gmsearch.feeding import Batches, in_order
+from gmsearch.feeding import Batches, in_order, place
 from gmsearch.onnx_export import INPUT, OrtNetwork
 
 CALIBRATION = 256  # images of minival, or all where it has fewer
@@ -85,7 +85,8 @@ def quantise(onnx: bytes, dataset: data.Dataset) -> Quantised:
 
 
 def _minival(dataset: data.Dataset) -> Batches:
-    return in_order(dataset.minival, dataset.resolution, torch.device("cpu"))
+    split, cpu = dataset.minival, torch.device("cpu")
+    return in_order(place(split.images, cpu), split.labels, dataset.resolution, cpu)
 
 
 def _quantise(onnx: bytes, images: np.ndarray) -> bytes:

@@ -15,7 +15,13 @@ from gmsearch import data
 from gmsearch.cost import Cost, total
 from gmsearch.data.selection import read_classes
 from gmsearch.errors import SettingsError, UserError, WeightsError
-from gmsearch.experiment import Experiment, Settings, read_settings
+from gmsearch.experiment import (
+    Experiment,
+    FullTraining,
+    Settings,
+    read_full_training,
+    read_settings,
+)
 from gmsearch.exporting import FORMATS
 from gmsearch.folding import fold
 from gmsearch.model import GatedNet
@@ -41,7 +47,7 @@ class Subject:
     labels: tuple[str, ...] | None
     weights: str  # where they come from, a whole sentence
     facts: dict[str, Any]  # the same for programs; the accuracy too, where it is known
-    settings: Settings | None = None  # of the run that it comes from
+    settings: Settings | FullTraining | None = None  # of the training that it comes from
 
     def deployed(self) -> nn.Module:
         """The same function with the fewest operators that exact algebra leaves."""
@@ -82,7 +88,8 @@ def find_subject(
     """
     run, network_id = _run_of(what, network_id)
     if run is None:
-        network, training, settings, name = resolve(what), None, None, what
+        network, training, name = resolve(what), None, what
+        settings: Settings | FullTraining | None = None
     else:
         network_id = network_id or _best_of(run)
         folder = run.find_trial(network_id)
@@ -93,6 +100,7 @@ def find_subject(
         network = read_network(folder / "architecture.json")
         settings = read_settings(run.experiment_file)
         training, name = _training_of(run, network_id, folder, settings), network_id
+        settings = training.settings
     origin = _origin(weights, training)
     resolution = resolution or (RESOLUTION if settings is None else settings.resolution)
     wanted = None if classes is None else read_classes(classes)
@@ -152,14 +160,15 @@ class _Training(NamedTuple):
     checkpoint: Path
     kind: str  # what it is, in words
     split: str  # what its top1 is of
-    settings: Settings | None  # what it was trained with, where the run says it
+    settings: Settings | FullTraining  # what it was trained with
 
 
 def _training_of(run: RunFolder, network_id: str, trial: Path, settings: Settings) -> _Training:
     """The training whose weights are exported: a retraining where there is one, else the trial."""
-    retrained = run.path / "retrained" / network_id / "checkpoint.pt"
-    if retrained.is_file():
-        return _Training(retrained, "full retraining", "val", None)
+    retrained = run.path / "retrained" / network_id
+    if (retrained / "result.json").is_file():
+        full = read_full_training(retrained / "settings.yaml")
+        return _Training(retrained / "checkpoint.pt", "full retraining", "val", full)
     kind = "short search trial" if isinstance(settings, Experiment) else "single training"
     return _Training(trial / "checkpoint.pt", kind, "minival", settings)
 
@@ -192,18 +201,19 @@ def _trained(training: _Training) -> _Origin:
     except Exception as error:  # a broken file may make the reader stumble in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(f"{path}: not a checkpoint of a training ({reason[:100]})") from None
-    facts = {"kind": kind, "average": saved.get("ema") is not None, **last, "split": split}
-    where = ""
-    if settings is not None:
-        where = f" on {Path(settings.data).name} at {settings.resolution} px"
-        facts |= {
-            "data": Path(settings.data).name,
-            "resolution": settings.resolution,
-            "recipe": settings.model_dump(mode="json")["recipe"],
-        }
+    where = f" on {Path(settings.data).name} at {settings.resolution} px"
+    facts = {
+        "kind": kind,
+        "average": saved.get("ema") is not None,
+        **last,
+        "split": split,
+        "data": Path(settings.data).name,
+        "resolution": settings.resolution,
+        "recipe": settings.model_dump(mode="json")["recipe"],
+    }
     average = "the average of the weights (EMA) of" if facts["average"] else "those of"
     epochs = "1 epoch" if last["epochs"] == 1 else f"{last['epochs']} epochs"
-    if settings is not None and settings.recipe.num_epochs > last["epochs"]:
+    if settings.recipe.num_epochs > last["epochs"]:
         epochs = f"{last['epochs']} of {settings.recipe.num_epochs} epochs"
     words = (
         f"The weights are {average} a {kind}: {epochs}{where}, "
@@ -243,7 +253,7 @@ def _classes_of(state: Mapping[str, Any], model: nn.Module) -> int | None:
     return len(head) if isinstance(head, Tensor) and head.ndim else None
 
 
-def _labels(settings: Settings | None, num_classes: int) -> tuple[str, ...] | None:
+def _labels(settings: Settings | FullTraining | None, num_classes: int) -> tuple[str, ...] | None:
     """The names of a run's classes, where its data is still there."""
     if settings is None:
         return None

@@ -2,34 +2,21 @@
 at the end.
 """
 
-import json
 import os
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
-from rich.progress import MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from gmsearch.data.packs import Pack
 from gmsearch.experiment import Experiment, Settings
 from gmsearch.record import ComparedNetwork, TrialRecord, front_of, half_interval
-from gmsearch.run import read_curve
 from gmsearch.space import format_size
 
 RECENT = 8  # finished trials in the live table
-SILENT = 2.0  # seconds of packing that are not worth a plain line
-POLL = 1.0  # seconds between two looks at a full training
-REFRESH = 0.1  # seconds between two looks at a packing
-SKIPPED_SHOWN = 5  # broken images that are named after packing
 PLAIN_WIDTH = 140  # columns where there is no terminal
 
 
@@ -44,69 +31,6 @@ def make_console() -> Console:
     plain: dict[str, Any] = {"highlight": False, "markup": False}  # names may have brackets
     console = _PatientConsole(**plain)
     return console if console.is_terminal else _PatientConsole(**plain, width=PLAIN_WIDTH)
-
-
-class Reading:
-    """Shows that data is read, and how far it is packed where that has to be done."""
-
-    def __init__(self, console: Console, bars: Progress, source: str) -> None:
-        self._console = console
-        self._bars = bars
-        self._source = source
-        self._task = bars.add_task(escape(f"reading {source}"), total=None)
-        self._began = (0.0, 0)  # seconds, and images that were packed before
-        self._shown = 0.0  # when, in seconds
-        self._told = 0  # tenths
-        self.rate: float | None = None  # images that were packed in a second; None for none
-
-    def __call__(self, done: int, total: int) -> None:
-        """So many images are packed."""
-        if self.rate is None:
-            self._began, self.rate = (time.perf_counter(), done), 0.0
-            self._bars.update(self._task, description=escape(f"packing {self._source}"))
-        now = time.perf_counter()
-        if now - self._shown < REFRESH and done < total:
-            return
-        self._shown = now
-        began, before = self._began
-        self.rate = (done - before) / max(1e-9, now - began)
-        self._bars.update(self._task, completed=done, total=total)
-        tenth = 10 * done // max(1, total)
-        if not self._console.is_terminal and tenth > self._told and now - began > SILENT:
-            self._told = tenth
-            left = _clock((total - done) / self.rate) if self.rate else ""
-            self._console.print(
-                f"packing {self._source}: {done:,} of {total:,} images ({left} left)",
-                soft_wrap=True,
-            )
-
-
-@contextmanager
-def reading(console: Console, source: str) -> Iterator[Reading]:
-    """A bar while data is read or packed; plain lines where there is no terminal."""
-    with Progress(
-        *Progress.get_default_columns(),
-        MofNCompleteColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bars:
-        yield Reading(console, bars, source)
-
-
-def pack_in_words(pack: Pack, rate: float | None) -> str:
-    """What is in a pack, and how fast it was made; `rate` is None where it was there."""
-    splits, skipped = pack.meta["splits"], pack.meta["skipped"]
-    counts = ", ".join(f"{name} {about['count']:,}" for name, about in splits.items())
-    lines = [
-        f"{pack.path}: {counts} images of {len(pack.classes)} classes, {pack.side} px for crops of "
-        f"{pack.resolution}, {pack.nbytes / 1e6:,.0f} MB; val is {pack.meta['val_is']}"
-    ]
-    lines += [f"skipped {name}: {reason}" for name, reason in list(skipped.items())[:SKIPPED_SHOWN]]
-    if len(skipped) > SKIPPED_SHOWN:
-        lines.append(f"and {len(skipped) - SKIPPED_SHOWN:,} more, see meta.json")
-    lines.append("it was there already" if rate is None else f"{rate:,.0f} images a second")
-    return "\n".join(lines)
 
 
 class Display:
@@ -175,7 +99,7 @@ class Display:
         mean_seconds = sum(record.seconds for record in self._records) / epochs
         at_once = max(1, sum(record.state == "running" for record in self._records))
         planned = self._settings.num_trials * self._settings.recipe.num_epochs
-        return _clock(max(0.0, mean_seconds * (planned - epochs) / at_once))
+        return clock(max(0.0, mean_seconds * (planned - epochs) / at_once))
 
 
 def _justify(column: str) -> Literal["left", "right"]:
@@ -257,60 +181,6 @@ def finalists_table(finalists: Sequence[Any]) -> Table:
     return table
 
 
-@contextmanager
-def following(console: Console, title: str, folder: Path, num_epochs: int) -> Iterator[None]:
-    """Shows a full training while another process does it: a bar with time left, or a line after
-    each epoch where there is no terminal.
-    """
-    leave = threading.Event()
-    with Progress(
-        *Progress.get_default_columns(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bars:
-        task = bars.add_task(escape(title), total=num_epochs, note="")
-        thread = threading.Thread(target=_follow, args=(console, bars, task, title, folder, leave))
-        thread.start()
-        try:
-            yield
-        finally:
-            leave.set()
-            thread.join()
-
-
-def _follow(
-    console: Console,
-    bars: Progress,
-    task: Any,
-    title: str,
-    folder: Path,
-    leave: threading.Event,
-) -> None:
-    told = len(read_curve(folder))
-    while True:
-        last = leave.wait(POLL)
-        curve = read_curve(folder)
-        try:
-            share = json.loads((folder / "progress.json").read_text())["share"]
-        except (OSError, ValueError, KeyError):
-            share = 0.0
-        for epoch in curve[told:]:
-            line = (
-                f"{title}  epoch {epoch['epoch']:>3}  loss {epoch['train_loss']:.3f}  "
-                f"top1 {epoch['top1']:.1f}  {epoch['images_per_second']:,.0f} images/s"
-            )
-            if console.is_terminal:
-                bars.update(task, note=escape(f"top1 {epoch['top1']:.1f}"))
-            else:
-                console.print(line, soft_wrap=True)
-        told = len(curve)
-        bars.update(task, completed=len(curve) + share)
-        if last:
-            return
-
-
 def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int) -> Group:
     """The front, the baselines beside it, and how far the figures can be trusted."""
     best = front_of(records, experiment.objectives)
@@ -352,7 +222,7 @@ def _top1(record: TrialRecord) -> str:
     return "" if record.top1 is None else f"{record.top1:.1f}"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

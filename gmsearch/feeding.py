@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gmsearch.augment import augment, normalise, seed_everything
-from gmsearch.data import Dataset, Shards
+from gmsearch.data import AnyDataset, Dataset, Shards
 from gmsearch.recipe import Recipe
 
 EVAL_BATCH_SIZE = 256
@@ -187,11 +187,26 @@ ALONE = Share()
 
 
 class Feed(ABC):
-    """The batches of one training."""
+    """The batches of one training: `num_steps` of `batch_size` images an epoch, of which this
+    worker has its `share`.
+    """
 
-    batch_size: int  # of all workers together
-    num_steps: int  # batches of an epoch
-    share: Share
+    def __init__(
+        self,
+        dataset: AnyDataset,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: torch.device,
+        share: Share = ALONE,
+    ) -> None:
+        self.share = share
+        self.batch_size = min(recipe.batch_size, len(dataset.train))  # of all workers together
+        self.num_steps = len(dataset.train) // self.batch_size
+        self._dataset: Any = dataset
+        self._recipe = recipe
+        self._seed = seed
+        self._device = device
 
     @abstractmethod
     def batches(self, epoch: int, start: int = 0) -> Batches:
@@ -208,24 +223,10 @@ class Feed(ABC):
 class ArrayFeed(Feed):
     """Batches of arrays, in memory or mapped."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        recipe: Recipe,
-        *,
-        seed: int,
-        device: torch.device,
-        share: Share = ALONE,
-    ) -> None:
-        self.share = share
-        self._dataset = dataset
-        self._recipe = recipe
-        self._seed = seed
-        self._device = device
-        self._images = place(dataset.train.images, device)
-        self._minival = place(dataset.minival.images, device)
-        self.batch_size = min(recipe.batch_size, len(dataset.train))
-        self.num_steps = len(dataset.train) // self.batch_size
+    def __init__(self, dataset: Dataset, recipe: Recipe, **settings: Any) -> None:
+        super().__init__(dataset, recipe, **settings)
+        self._images = place(dataset.train.images, self._device)
+        self._minival = place(dataset.minival.images, self._device)
 
     def batches(self, epoch: int, start: int = 0) -> Batches:
         rng = np.random.default_rng([self._seed, epoch])

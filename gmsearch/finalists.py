@@ -19,6 +19,7 @@ from gmsearch.errors import SettingsError
 from gmsearch.experiment import FullTraining, read_full_training
 from gmsearch.files import write_atomically
 from gmsearch.network import Network, read_network
+from gmsearch.progress import following
 from gmsearch.run import RunFolder, read_curve
 
 
@@ -125,7 +126,6 @@ def _train(
     address: str | None,
 ) -> None:
     from gmsearch import launch, nodes, tune
-    from gmsearch.console import following
     from gmsearch.retraining import Retraining
 
     with tune.cluster(address):

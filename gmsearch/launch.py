@@ -1,20 +1,22 @@
 """Ray Train starts the workers of a full training, and starts them again where one dies."""
 
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from gmsearch import tune  # first: Ray reads its environment when it is imported
-
-import ray.train  # isort: skip
-from ray.train.torch import TorchConfig, TorchTrainer  # isort: skip
+# isort: off
+import gmsearch.tune  # noqa: F401 (sets what Ray reads when it is imported)
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+# isort: on
 
 from gmsearch.errors import TrainingError
 from gmsearch.retraining import Retraining, retrain
 
 MAX_LOST_WORKERS = 3  # a training goes on from its checkpoint this often
-__all__ = ["train_together", "tune"]
+SCRATCH = ".train-"  # Ray's own files while it works
 
 
 def train_together(
@@ -38,8 +40,10 @@ def train_together(
             ray.train.report({"failed": str(error)})
 
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)
-    with tempfile.TemporaryDirectory(prefix=".train-", dir=job.folder) as scratch:
-        result = TorchTrainer(
+    for left_over in job.folder.glob(f"{SCRATCH}*"):  # by a driver that was killed
+        shutil.rmtree(left_over, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=job.folder) as scratch:
+        trainer = TorchTrainer(
             work,
             torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
@@ -52,6 +56,11 @@ def train_together(
                 storage_path=str(Path(scratch).absolute()),
                 failure_config=ray.train.FailureConfig(max_failures=MAX_LOST_WORKERS),
             ),
-        ).fit()
+        )
+        try:
+            result = trainer.fit()
+        except Exception as error:  # Ray tells it with the tracebacks of all workers
+            reason = str(error).strip().splitlines()[-1]
+            raise TrainingError(f"{job.network.id}: its workers failed: {reason}") from None
     if result.metrics and "failed" in result.metrics:
         raise TrainingError(result.metrics["failed"])

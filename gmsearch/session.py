@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from gmsearch import data
-from gmsearch.console import Display, make_console, pack_in_words, reading
+from gmsearch.console import Display, make_console
 from gmsearch.errors import UserError
 from gmsearch.experiment import FullTraining, Run, Settings
 from gmsearch.jobs import Jobs, Listener
+from gmsearch.progress import pack_in_words, reading
 from gmsearch.run import RunFolder, check_run, write_settings
 
 

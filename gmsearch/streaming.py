@@ -21,7 +21,7 @@ from gmsearch.augment import augment, normalise, seed_everything
 from gmsearch.data.decoding import side_for
 from gmsearch.data.streamed import Originals, StreamedDataset
 from gmsearch.errors import DataError
-from gmsearch.feeding import ALONE, EVAL_BATCH_SIZE, Batches, Feed, Share
+from gmsearch.feeding import EVAL_BATCH_SIZE, Batches, Feed
 from gmsearch.recipe import Recipe
 
 
@@ -30,22 +30,8 @@ class StreamFeed(Feed):
     threads, which is that of the processes that decode.
     """
 
-    def __init__(
-        self,
-        dataset: StreamedDataset,
-        recipe: Recipe,
-        *,
-        seed: int,
-        device: torch.device,
-        share: Share = ALONE,
-    ) -> None:
-        self.share = share
-        self._dataset = dataset
-        self._recipe = recipe
-        self._seed = seed
-        self._device = device
-        self.batch_size = min(recipe.batch_size, len(dataset.train))
-        self.num_steps = len(dataset.train) // self.batch_size
+    def __init__(self, dataset: StreamedDataset, recipe: Recipe, **settings: Any) -> None:
+        super().__init__(dataset, recipe, **settings)
         self._num_workers = torch.get_num_threads()
 
     def batches(self, epoch: int, start: int = 0) -> Batches:

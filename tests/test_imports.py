@@ -18,6 +18,7 @@ FLOORS = (
     {"references", "reading", "space", "space_file", "survey", "experiment", "run", "recipe_file"},
     {
         *{"data", "data.records", "data.bands", "data.decoding", "data.sources", "data.named"},
+        *{"data.decoders"},
         *{"data.selection", "data.packs", "data.packing", "data.cache", "data.receiving"},
         *{"data.opening", "data.streamed"},
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
@@ -29,7 +30,7 @@ FLOORS = (
         *{"trial", "retraining", "latency", "what"},
     },
     {
-        *{"jobs", "trainings", "sampler", "study", "console", "picture"},
+        *{"jobs", "trainings", "sampler", "study", "console", "picture", "progress"},
         *{"worker", "tune", "nodes", "session", "launch"},
     },
     {
@@ -67,7 +68,7 @@ DOORS = {
     "optuna": {"sampler", "study"},
     "pydantic": {"reading", "space_file", "experiment"},
     "yaml": {"reading", "experiment"},
-    "rich": {"console", "session", "profile", "finalists"},
+    "rich": {"console", "progress", "session", "profile", "finalists"},
     "fvcore": {"fvcore_count"},
     "onnxruntime": {"onnx_export", "exporting.int8"},
     "safetensors": {"exporting.pretrained", "retraining"},

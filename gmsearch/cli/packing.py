@@ -67,10 +67,11 @@ def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _pack(arguments: argparse.Namespace) -> int:
-    from gmsearch.console import make_console, pack_in_words, reading
+    from gmsearch.console import make_console
     from gmsearch.data.opening import is_named, open_source
     from gmsearch.data.packing import Order, make_pack
     from gmsearch.data.selection import Selection, choose, read_classes
+    from gmsearch.progress import pack_in_words, reading
 
     if arguments.root is not None and not is_named(arguments.source):
         raise SettingsError(f"--root is for names that timm knows, not for {arguments.source}")

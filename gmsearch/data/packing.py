@@ -9,16 +9,9 @@ import errno
 import fcntl
 import hashlib
 import json
-import mmap
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from gmsearch.data.decoding import reason_of, side_for, to_square
+from gmsearch.data.decoders import Decoders, decoders
+from gmsearch.data.decoding import side_for
 from gmsearch.data.packs import FORMAT, LABELS, META, NAMES, Pack, is_pack, read_pack, shard_name
 from gmsearch.data.selection import SPLITS, Plan, Selection
 from gmsearch.data.sources import Member, Source
@@ -35,7 +29,6 @@ from gmsearch.files import replacing, sha256_of, write_atomically
 
 SHARD_BYTES = 2**28  # of images in one file, and in memory while it is made
 UNFINISHED = ".packing"  # the folder of what is known before there is a meta.json
-AT_ONCE = 16  # images that a process takes at a time
 DISK_SPARE = 2**26  # bytes that are left to the disk beside the images
 MOST_SKIPPED = 0.01  # the share of broken images that is taken without a word from the user
 LEAST, MOST = 8, 1024  # pixels
@@ -96,9 +89,10 @@ def make_pack(
         done, total = sum(len(shard.members) for shard in notes), order.plan.num_images
         _check_skipped(order, notes.values(), done, most_skipped)
         progress(done, total)
-        with _decoders(order, shards, workers) as decoders:
+        most = max(len(shard.members) for shard in shards)
+        with decoders(order.source, order.resolution, most, workers) as team:
             for shard in (shard for shard in shards if shard not in notes):
-                for count in _pack_shard(out, shard, decoders):
+                for count in _pack_shard(out, shard, team):
                     progress(done + count, total)
                 done += len(shard.members)
                 notes[shard] = _read_note(out, shard)
@@ -249,82 +243,9 @@ def _no_space_told(out: Path) -> Iterator[None]:
         ) from None
 
 
-class _Decoders:
-    """Processes that decode into memory that they share with this one."""
-
-    def __init__(self, pool: ProcessPoolExecutor, images: np.ndarray) -> None:
-        self._pool = pool
-        self._images = images
-
-    def decode(self, shard: _Shard) -> tuple[np.ndarray, Iterator[str | None]]:
-        """The memory, uint8 (N, side, side, 3), and for each image, once it is there, why it is
-        not.
-        """
-        count = len(shard.members)
-        places = range(count)
-        return self._images[:count], self._pool.map(
-            _decode, [shard.members[i] for i in places], places, chunksize=AT_ONCE
-        )
-
-
-@contextlib.contextmanager
-def _decoders(order: Order, shards: list[_Shard], workers: int | None) -> Iterator[_Decoders]:
-    """Starts the processes, by a fork: they inherit the source and the memory."""
-    most = max(len(shard.members) for shard in shards)
-    memory = mmap.mmap(-1, most * order.side**2 * 3)
-    images = np.frombuffer(memory, np.uint8).reshape(most, order.side, order.side, 3)
-    with ProcessPoolExecutor(
-        workers or len(os.sched_getaffinity(0)),
-        mp_context=multiprocessing.get_context("fork"),
-        initializer=_start_decoder,
-        initargs=(order, images),
-    ) as pool:
-        try:
-            yield _Decoders(pool, images)
-        except BrokenProcessPool:
-            raise DataError(
-                f"{order.source.name}: a process that decoded died, perhaps for want of memory; "
-                "say the same again to go on, with fewer --workers"
-            ) from None
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-_inherited: tuple[Order, np.ndarray]  # in a process that decodes: what it decodes, and where to
-
-
-def _start_decoder(order: Order, images: np.ndarray) -> None:
-    global _inherited
-    _inherited = order, images
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that packs
-    warnings.simplefilter("ignore")  # of Pillow, of images that are large or odd
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """Ends this process when the one that packs is killed, which else it would not notice."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _decode(member: Member, place: int) -> str | None:
-    """Decodes one image, or says why it cannot be."""
-    order, images = _inherited
-    try:
-        images[place] = to_square(order.source.read(member), order.resolution, order.side)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a broken file makes of the decoder
-        return reason_of(error)
-    return None
-
-
-def _pack_shard(out: Path, shard: _Shard, decoders: _Decoders) -> Iterator[int]:
+def _pack_shard(out: Path, shard: _Shard, team: Decoders) -> Iterator[int]:
     """Writes one shard; yields how many images are done."""
-    images, answers = decoders.decode(shard)
+    images, answers = team.decode(shard.members)
     reasons: list[str | None] = []
     for reason in answers:
         reasons.append(reason)

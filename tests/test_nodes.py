@@ -11,7 +11,7 @@ from pictures import make_folder
 
 from gmsearch import data
 from gmsearch.data.cache import copy_of
-from gmsearch.data.packs import open_packed, read_pack
+from gmsearch.data.packs import SEARCHED, open_packed, read_pack
 from gmsearch.data.receiving import Receiver
 from gmsearch.errors import DataError
 
@@ -26,8 +26,8 @@ def dataset(tmp_path, monkeypatch) -> data.PackedDataset:
 def send(dataset: data.PackedDataset) -> str:
     from gmsearch.nodes import _pieces
 
-    receiver = Receiver(dataset.digest, dataset.pack.nbytes)
-    for name, piece in _pieces(dataset.pack):
+    receiver = Receiver(dataset.digest, dataset.splits, dataset.pack.nbytes)
+    for name, piece in _pieces(dataset.pack, dataset.splits):
         receiver.receive(name, piece)
     return receiver.finish()
 
@@ -48,16 +48,16 @@ def test_a_node_without_the_path_opens_its_copy(dataset):
     assert send(dataset) == "there"
     open_packed.cache_clear()
     shutil.rmtree(dataset.pack.path)
-    opened = open_packed(str(dataset.pack.path), dataset.digest)
+    opened = open_packed(str(dataset.pack.path), dataset.digest, dataset.splits)
     assert opened.pack.path == copy_of(dataset.digest) and opened.digest == dataset.digest
     shutil.rmtree(copy_of(dataset.digest))
     open_packed.cache_clear()
     with pytest.raises(DataError, match="the pack that this run began with is not there"):
-        open_packed(str(dataset.pack.path), dataset.digest)
+        open_packed(str(dataset.pack.path), dataset.digest, dataset.splits)
 
 
 def test_a_copy_that_is_cut_short_is_no_copy(dataset):
-    receiver = Receiver(dataset.digest, dataset.pack.nbytes)
+    receiver = Receiver(dataset.digest, dataset.splits, dataset.pack.nbytes)
     receiver.receive("meta.json", (dataset.pack.path / "meta.json").read_bytes())
     assert "cannot be read" in receiver.finish()
     assert not any(copy_of(dataset.digest).parent.iterdir())
@@ -98,7 +98,7 @@ def test_a_node_that_does_not_see_the_pack_gets_a_copy(tmp_path):
         assert done.stdout.count("copying") == 1
         (copy,) = (tmp_path / "blind" / "gmsearch" / "copies").iterdir()
         (pack,) = (hidden / "cache" / "gmsearch" / "packs").iterdir()
-        assert read_pack(copy).digest == read_pack(pack).digest == copy.name
+        assert read_pack(copy).digest(SEARCHED) == read_pack(pack).digest(SEARCHED) == copy.name
         again = subprocess.run(
             [*line, "--trials", "6"], env=head, capture_output=True, text=True, timeout=300
         )

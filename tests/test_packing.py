@@ -19,11 +19,11 @@ from pictures import encoded, flat, make_flat, make_folder, tarred, zipped
 from PIL import Image
 
 from gmsearch.cli import main
-from gmsearch.data import packing
+from gmsearch.data import decoders, packing
 from gmsearch.data.decoding import side_for
 from gmsearch.data.opening import open_source
 from gmsearch.data.packing import Order, is_unfinished, make_pack
-from gmsearch.data.packs import Pack, is_pack, read_pack, shard_name
+from gmsearch.data.packs import SEARCHED, Pack, is_pack, read_pack, shard_name
 from gmsearch.data.selection import Selection, choose
 from gmsearch.errors import DataError
 
@@ -310,7 +310,7 @@ def test_a_decoder_that_dies_is_told_in_one_line(tmp_path, folder, monkeypatch):
         os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does for want of memory
 
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "to_square", die)
+        patch.setattr(decoders, "to_square", die)
         message = fails(packed, folder, tmp_path / "out")
     assert "a process that decoded died" in message and "fewer --workers" in message
     packed(folder, tmp_path / "out")
@@ -431,10 +431,10 @@ def test_what_was_skipped_before_a_stop_is_known_after_it(tmp_path, folder, smal
 DRIVER = f"""
 import sys, time
 from gmsearch.cli import main
-from gmsearch.data import packing
+from gmsearch.data import decoders, packing
 packing.SHARD_BYTES = {4 * SIDE**2 * 3}
-seconds, to_square = float(sys.argv.pop(1)), packing.to_square
-packing.to_square = lambda *image: time.sleep(seconds) or to_square(*image)
+seconds, to_square = float(sys.argv.pop(1)), decoders.to_square
+decoders.to_square = lambda *image: time.sleep(seconds) or to_square(*image)
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -661,16 +661,19 @@ def test_a_meta_that_is_not_there_or_no_text_is_refused(tmp_path):
 
 
 def test_the_digest_is_of_what_a_search_sees(tmp_path, folder):
-    digest = packed(folder, tmp_path / "a").digest
+    def digest_of(*order, **more) -> str:
+        return packed(folder, *order, **more).digest(SEARCHED)
+
+    digest = digest_of(tmp_path / "a")
     assert re.fullmatch(r"[0-9a-f]{12}", digest)
     for file in (folder / "val").rglob("*.png"):
         file.write_bytes(flat(5))
-    assert packed(folder, tmp_path / "b").digest == digest
-    assert packed(folder, tmp_path / "c", Selection(seed=1)).digest != digest  # another minival
-    assert packed(folder, tmp_path / "d", resolution=RESOLUTION + 1).digest != digest
+    assert digest_of(tmp_path / "b") == digest
+    assert digest_of(tmp_path / "c", Selection(seed=1)) != digest  # another minival
+    assert digest_of(tmp_path / "d", resolution=RESOLUTION + 1) != digest
     for split in ("train", "val"):
         (folder / split / "n0").rename(folder / split / "m0")
-    assert packed(folder, tmp_path / "e").digest != digest
+    assert digest_of(tmp_path / "e") != digest
 
 
 # The command --------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from gmsearch.data.decoding import side_for
 from gmsearch.data.packing import Order, make_pack
 from gmsearch.data.selection import Selection, choose
 from gmsearch.data.sources import Folder
-from gmsearch.feeding import in_order
+from gmsearch.feeding import in_order, place
 from gmsearch.gmnet import gmnet
 from gmsearch.model import build
 from gmsearch.network import network_to_json
@@ -108,7 +108,10 @@ def test_images_are_prepared_as_those_of_a_pack(exported, tmp_path):
     order = Order(source, Selection(), choose(source, Selection()), SIDE)
     pack = make_pack(order, tmp_path / "pack", workers=1)
     names = (tmp_path / "pack/val/names.txt").read_text().splitlines()
-    ((images, _),) = in_order(pack.split("val"), SIDE, torch.device("cpu"))
+    val = pack.split("val")
+    ((images, _),) = in_order(
+        place(val.images, torch.device("cpu")), val.labels, SIDE, torch.device("cpu")
+    )
     predictor = Predictor(exported)
     for name, image in zip(names, images.numpy(), strict=True):
         found = predictor.prepare(tmp_path / "set" / name)

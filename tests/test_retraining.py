@@ -20,9 +20,11 @@ from test_crew import EVERYTHING, NET, make_dataset
 from gmsearch import data
 from gmsearch.cli import main
 from gmsearch.errors import SettingsError
+from gmsearch.finalists import choose
 from gmsearch.recipe import Recipe, learning_rate, peak_learning_rate
 from gmsearch.recipe_file import SHIPPED, read_recipe
 from gmsearch.retraining import Retraining, retrain
+from gmsearch.run import RunFolder
 from gmsearch.teacher import distillation_loss, load_teacher
 from gmsearch.training import evaluate, start
 
@@ -170,20 +172,29 @@ def test_a_wrong_recipe_is_told_with_file_and_line(tmp_path, text, message):
 
 
 def test_finalists_are_trained_on_all_official_images_and_judged_on_val(run, images):
-    line = f"retrain {run} --top 1 --with-baselines --recipe quick --epochs 2 --batch-size 24"
+    line = f"retrain {run} --top 1 --recipe quick --epochs 2 --batch-size 24"
     done = gmsearch(line)
     assert done.returncode == 0, done.stderr
     folders = sorted((run / "retrained").iterdir())
-    assert {f.name for f in folders} >= {m["id"] for m in front(run)[:1]} and len(folders) >= 2
+    assert [folder.name for folder in folders] == [front(run)[0]["id"]]
     for folder in folders:
         result = json.loads((folder / "result.json").read_text())
         assert (result["images"], result["val_images"], result["epochs"]) == (72, 6, 2)
         assert set(result["by_class"]) == {"n0", "n1", "n2"}
         assert result["id"] in done.stdout
-    assert "baseline" in done.stdout
     before = {f: f.stat().st_mtime_ns for f in (run / "retrained").rglob("result.json")}
     assert gmsearch(line).returncode == 0  # nothing is left to train
     assert before == {f: f.stat().st_mtime_ns for f in (run / "retrained").rglob("result.json")}
+
+
+def test_baselines_are_trained_too_where_they_are_asked_for(run):
+    best = front(run)[0]["id"]
+    few = choose(RunFolder(run), top=1, ids=[], with_baselines=False)
+    all_of_them = choose(RunFolder(run), top=1, ids=[best], with_baselines=True)
+    assert [finalist.id for finalist in few] == [best]
+    assert all_of_them[0].id == best and len({f.id for f in all_of_them}) == len(all_of_them)
+    assert {f.baseline for f in all_of_them} >= {"GmNet", "no gates"}
+    assert all(finalist.searched is not None for finalist in all_of_them)
 
 
 def front(run: Path) -> list[dict]:

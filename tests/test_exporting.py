@@ -25,7 +25,7 @@ from gmsearch.architecture import ACTIVATIONS, FORMS, PLACEMENTS, Architecture, 
 from gmsearch.cli import main
 from gmsearch.cost import cost
 from gmsearch.errors import ExportError
-from gmsearch.experiment import Experiment, make_settings
+from gmsearch.experiment import Experiment, FullTraining, make_settings
 from gmsearch.exporting.check import Check, as_run
 from gmsearch.exporting.source_code import import_code, write_code
 from gmsearch.exporting.subject import Subject, find_subject
@@ -316,9 +316,15 @@ def test_a_retraining_comes_before_its_trial(run, tmp_path):
     retrained.mkdir(parents=True)
     saved = torch.load(folder.trial_folder(MIXED.id) / "checkpoint.pt", weights_only=True)
     torch.save({**saved, "ema": None}, retrained / "checkpoint.pt")
+    settings = FullTraining(data="bands", resolution=32, recipe=Recipe(num_epochs=2))
+    (retrained / "settings.yaml").write_text(settings.to_yaml())
+    assert find_subject(str(folder.path)).facts["kind"] == "short search trial"  # it goes on yet
+    (retrained / "result.json").write_text("{}")
     found = find_subject(str(folder.path))
     assert found.facts["kind"] == "full retraining" and not found.facts["average"]
-    assert found.weights.startswith("The weights are those of a full retraining: 2 epochs, top1")
+    assert found.facts["split"] == "val"
+    words = "The weights are those of a full retraining: 2 epochs on bands at 32 px, top1"
+    assert found.weights.startswith(words)
     for key, value in found.model.state_dict().items():
         assert torch.equal(value, saved["model"][key])
 

@@ -158,29 +158,6 @@ def _or_nothing(value: float | None, spec: str) -> str:
     return "" if value is None else format(value, spec)
 
 
-def finalists_table(finalists: Sequence[Any]) -> Table:
-    """Networks that were trained in full, beside what the search found of them."""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        caption="top1 and top5 on val, of the average of the weights where there is one",
-        caption_justify="left",
-    )
-    for column in ("id", "top1 in search", "top1", "top5", "top1 raw", "epochs", "gates"):
-        table.add_column(column, justify="left" if column in ("id", "gates") else "right")
-    for finalist in finalists:
-        result = finalist.result
-        figures = [""] * 4
-        if result:
-            best = result.get("average") or result["raw"]
-            figures = [f"{v:.1f}" for v in (best["top1"], best["top5"], result["raw"]["top1"])]
-            figures.append(str(result["epochs"]))
-        words = finalist.network.in_words()
-        name = f" [{finalist.baseline} baseline]" if finalist.baseline else ""
-        searched = _or_nothing(finalist.searched, ".1f")
-        table.add_row(finalist.id, searched, *figures, words + name)
-    return table
-
-
 def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int) -> Group:
     """The front, the baselines beside it, and how far the figures can be trusted."""
     best = front_of(records, experiment.objectives)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from scipy.stats import kendalltau
 
 from gmsearch import data
-from gmsearch.console import finalists_table
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import FullTraining, read_full_training
 from gmsearch.files import write_atomically
@@ -37,6 +38,11 @@ class Finalist:
     def result(self) -> dict[str, Any] | None:
         file = self.folder / "result.json"
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    @property
+    def words(self) -> str:
+        words = self.network.in_words()
+        return f"{words} [{self.baseline} baseline]" if self.baseline else words
 
 
 def choose(
@@ -129,7 +135,7 @@ def _train(
     from gmsearch.retraining import Retraining
 
     with tune.cluster(address):
-        nodes.share_data(dataset, lambda line: console.print(line, soft_wrap=True, markup=False))
+        nodes.share_data(dataset, lambda line: console.print(line, soft_wrap=True))
         cpus, gpu = tune.plan_workers(settings.workers, tune.live_nodes())
         if settings.synchronised and not gpu:
             raise SettingsError("--sync-norms: torch synchronises norms on GPUs only")
@@ -154,6 +160,26 @@ def _train(
                     gpu=gpu,
                     accumulate=settings.accumulate,
                 )
+
+
+def finalists_table(finalists: list[Finalist]) -> Table:
+    """Networks that were trained in full, beside what the search found of them."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        caption="top1 and top5 on val, of the average of the weights where there is one",
+        caption_justify="left",
+    )
+    for column in ("id", "top1 in search", "top1", "top5", "top1 raw", "epochs", "gates"):
+        table.add_column(column, justify="left" if column in ("id", "gates") else "right")
+    for finalist in finalists:
+        searched = "" if finalist.searched is None else f"{finalist.searched:.1f}"
+        told = [""] * 4
+        if result := finalist.result:
+            best = figures(result)
+            told = [f"{v:.1f}" for v in (best["top1"], best["top5"], result["raw"]["top1"])]
+            told.append(str(result["epochs"]))
+        table.add_row(finalist.id, searched, *told, finalist.words)
+    return table
 
 
 def correlation_in_words(finalists: list[Finalist]) -> str:

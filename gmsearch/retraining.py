@@ -134,7 +134,7 @@ class _Saver:
 def _finish(job: Retraining, state: TrainingState, share: Share) -> None:
     """Evaluates what was trained on all images of val, and writes the answer."""
     feed = make_feed(job.dataset, job.recipe, seed=job.seed, device=state.device, share=share)
-    crew = Crew(state.model, ALONE if share.workers == 1 else share)
+    crew = Crew(state.model, share)
     models = {"raw": state.model}
     if state.ema is not None:
         models["average"] = state.ema.module

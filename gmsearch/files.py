@@ -34,6 +34,8 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:  # of a write: Python does not say which file it was
+        raise OSError(error.errno, error.strerror, error.filename or str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

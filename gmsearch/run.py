@@ -3,11 +3,13 @@
 runs/NAME/
   experiment.yaml      the resolved settings
   environment.json     versions, devices, git revision, command line
+  data.json            the data in figures, and the names of its classes
   study.db             the Optuna study
   trials/ID/           architecture.json, metrics.jsonl (one line per epoch), checkpoint.pt
   trials.csv           one row per trial
   front.json, front.png
   exported/ID/         the export of a network
+  tensorboard/ID/      curves for TensorBoard, where they are asked for
 
 A comparison has trials/ID-seedS/ and comparison.json instead of study.db and the front.
 """
@@ -25,7 +27,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,15 @@ PACKAGES = ("gmsearch", "torch", "torchvision", "timm", "ray", "optuna", "numpy"
 
 
 @dataclass(frozen=True)
+class RunData:
+    """What a run trains on, in figures."""
+
+    train: int  # images
+    minival: int  # images
+    classes: tuple[str, ...]  # their names, by label
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """The paths of a run and how they are written."""
 
@@ -47,6 +58,36 @@ class RunFolder:
     @property
     def experiment_file(self) -> Path:
         return self.path / "experiment.yaml"
+
+    @property
+    def data_file(self) -> Path:
+        return self.path / "data.json"
+
+    @property
+    def data(self) -> "RunData | None":
+        """What the run trains on; None before it was read. Raises SettingsError for a file that is
+        not what was written.
+        """
+        if not self.data_file.exists():
+            return None
+        try:
+            # Names of folders that are no UTF-8 lie in it as on the disk.
+            text = self.data_file.read_text(encoding="utf-8", errors="surrogateescape")
+            told = json.loads(text)
+            found = RunData(**{**told, "classes": tuple(map(str, told["classes"]))})
+            if not all(isinstance(n, int) and n > 0 for n in (found.train, found.minival)):
+                raise ValueError
+            return found
+        except (OSError, ValueError, TypeError, LookupError):
+            raise SettingsError(
+                f"{self.data_file}: not what a run wrote; `gmsearch resume {self.path}` writes it"
+            ) from None
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """What the networks of the run tell apart, by label."""
+        about = self.data
+        return None if about is None else about.classes
 
     @property
     def study_file(self) -> Path:
@@ -68,11 +109,38 @@ class RunFolder:
     def trials_folder(self) -> Path:
         return self.path / "trials"
 
+    @property
+    def tensorboard_folder(self) -> Path:
+        return self.path / "tensorboard"
+
     def trial_folder(self, architecture_id: str) -> Path:
         return self.trials_folder / architecture_id
 
     def exported_folder(self, architecture_id: str) -> Path:
         return self.path / "exported" / architecture_id
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Where the run was worked on: environment.json. Raises SettingsError."""
+        file = self.path / "environment.json"
+        try:
+            return [dict(each) for each in json.loads(file.read_text(encoding="utf-8"))]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, TypeError):
+            raise SettingsError(f"{file}: not what a run wrote; move it away") from None
+
+    def front_ids(self) -> list[str]:
+        """The networks of the front, best first; none before there is one. Raises SettingsError."""
+        if not self.front_file.exists():
+            return []
+        try:
+            front = json.loads(self.front_file.read_text(encoding="utf-8"))
+            return [str(member["id"]) for member in front]
+        except (ValueError, TypeError, LookupError):
+            raise SettingsError(
+                f"{self.front_file}: not what a run wrote; `gmsearch resume {self.path}` writes it "
+                "again"
+            ) from None
 
     def find_trial(self, network_id: str) -> Path | None:
         """The folder of a network's trial, the first of its seeds in a comparison."""
@@ -146,14 +214,21 @@ class RunFolder:
 
 def _is_beginning(path: Path) -> bool:
     """Whether a file is one that a run has before it has settings."""
-    ours = r"(study\.db.*|\.lock|\.?environment\.json.*|\.experiment\.yaml\..*)"
+    ours = r"(study\.db.*|\.lock|\.?(environment|data)\.json.*|\.experiment\.yaml\..*)"
     return re.fullmatch(ours, path.name) is not None and path.is_file()
 
 
 def read_curve(trial_folder: Path) -> list[dict[str, Any]]:
     """The epochs that a trial has finished so far."""
     file = trial_folder / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    if not file.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except ValueError:
+        raise SettingsError(
+            f"{file}: not what a training wrote; remove it, and its training writes it again"
+        ) from None
 
 
 def check_run(folder: RunFolder, settings: Settings) -> bool:
@@ -182,12 +257,16 @@ def check_run(folder: RunFolder, settings: Settings) -> bool:
     return True
 
 
-def write_settings(folder: RunFolder, settings: Settings) -> None:
-    """Writes what was asked for, and where it runs, with an entry for each session."""
+def write_settings(folder: RunFolder, settings: Settings, data: RunData) -> None:
+    """Writes what was asked for, on which data, and where it runs, with an entry for each
+    session.
+    """
     folder.path.mkdir(parents=True, exist_ok=True)
     file = folder.path / "environment.json"
-    sessions = json.loads(file.read_text()) if file.exists() else []
+    sessions = folder.sessions()
     write_atomically(file, json.dumps([*sessions, _environment()], indent=2) + "\n")
+    told = json.dumps(asdict(data), indent=1, ensure_ascii=False)
+    write_atomically(folder.data_file, told + "\n")
     write_atomically(folder.experiment_file, settings.to_yaml())
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -17,7 +17,9 @@ from gmsearch.errors import UserError
 from gmsearch.experiment import FullTraining, Run, Settings
 from gmsearch.jobs import Jobs, Listener
 from gmsearch.progress import pack_in_words, reading
-from gmsearch.run import RunFolder, check_run, write_settings
+from gmsearch.run import RunData, RunFolder, check_run, write_settings
+from gmsearch.tensorboard import TensorBoard
+from gmsearch.trackers import check_trackers
 
 
 class Ending(Enum):
@@ -74,9 +76,13 @@ class Session(Generic[Run]):
                 f"trials at once: {resources.workers}, cores for each: {resources.cpus:.2g}"
                 + (f", GPUs for each: {resources.gpus:g}" if resources.gpus else "")
             )
-            with Display(self.console, self.settings) as display:
+            with ExitStack() as stack:
+                listeners = [stack.enter_context(Display(self.console, self.settings)), listener]
+                if self.settings.tensorboard:
+                    board = TensorBoard(self.folder.tensorboard_folder)
+                    listeners.append(stack.enter_context(board))
                 first_trial = tune.run_trials(
-                    self.settings, resources, self.folder, jobs, self.dataset, (display, listener)
+                    self.settings, resources, self.folder, jobs, self.dataset, listeners
                 )
         wall = time.time() - self.began
         trained = sum(record.seconds for record in jobs.records.values()) - trained_before
@@ -128,6 +134,10 @@ def _read(
     return dataset
 
 
+def _in_figures(dataset: data.AnyDataset) -> RunData:
+    return RunData(len(dataset.train), len(dataset.minival), dataset.classes)
+
+
 @contextmanager
 def open_session(settings: Run, folder: RunFolder) -> Iterator[Session[Run]]:
     """Checks the folder, reads the data, and holds the run against a second driver.
@@ -136,13 +146,14 @@ def open_session(settings: Run, folder: RunFolder) -> Iterator[Session[Run]]:
     """
     began = time.time()
     console = make_console()
+    check_trackers(settings)
     check_run(folder, settings)
     dataset = _load(settings, console)
     settings = settings.model_copy(update={"data_digest": dataset.digest})
     with folder.locked():
         existed = check_run(folder, settings)  # again: another driver may have made it meanwhile
         try:
-            write_settings(folder, settings)
+            write_settings(folder, settings, _in_figures(dataset))
             yield Session(settings, folder, dataset, console, began)
         except UserError:
             if not existed and not folder.trials_folder.exists():  # what is trained is never lost

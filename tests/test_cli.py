@@ -11,9 +11,10 @@ from gmsearch.cli import main
 from gmsearch.cli.flags import run_name
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings
-from gmsearch.run import RunFolder, write_settings
+from gmsearch.run import RunData, RunFolder, write_settings
 from gmsearch.space_file import read_space_data
 
+DATA = RunData(90, 10, ("a", "b"))
 SPACES = Path(__file__).parents[1] / "search_spaces"
 TINY = str(SPACES / "tiny.yaml")
 
@@ -150,7 +151,7 @@ def test_a_mistake_that_shows_late_removes_a_run_only_if_nothing_is_trained(
 def test_a_broken_study_is_one_line_and_stays_as_it_is(tmp_path, capsys, junk):
     settings = {"name": "r", "space": read_space_data(Path(TINY)), "budget": 30_000_000}
     folder = RunFolder(tmp_path / "r")
-    write_settings(folder, make_settings(Experiment, settings))
+    write_settings(folder, make_settings(Experiment, settings), DATA)
     folder.study_file.write_text(junk * 100)
     assert main(["resume", str(folder.path)]) == 2
     error = capsys.readouterr().err

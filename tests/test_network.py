@@ -12,7 +12,7 @@ from gmsearch.errors import ArchitectureError, SettingsError, UserError
 from gmsearch.experiment import Comparison, make_settings
 from gmsearch.gmnet import ABLATIONS, VARIANTS, gmnet, gmnet_within, with_changes, without_gates
 from gmsearch.network import Peer, network_from_dict, network_to_json, read_network
-from gmsearch.run import RunFolder, write_settings
+from gmsearch.run import RunData, RunFolder, write_settings
 from gmsearch.space_file import read_space
 from gmsearch.what import resolve
 
@@ -123,7 +123,7 @@ def test_what_is_no_network_is_one_line(what, message):
 def test_a_network_of_a_run(tmp_path):
     folder = RunFolder(tmp_path / "r")
     settings = {"name": "r", "networks": {"gmnet_s1": S1.to_dict()}}
-    write_settings(folder, make_settings(Comparison, settings))
+    write_settings(folder, make_settings(Comparison, settings), RunData(90, 10, ("a", "b")))
     trial = folder.trial_folder(f"{S1.id}-seed0")
     trial.mkdir(parents=True)
     (trial / "architecture.json").write_text(network_to_json(S1))

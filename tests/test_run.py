@@ -21,9 +21,10 @@ from gmsearch.files import write_atomically
 from gmsearch.gmnet import gmnet, without_gates
 from gmsearch.recipe import Recipe
 from gmsearch.record import TrialRecord
-from gmsearch.run import RunFolder, check_run, write_settings
+from gmsearch.run import RunData, RunFolder, check_run, write_settings
 from gmsearch.space_file import read_space, read_space_data
 
+DATA = RunData(90, 10, ("a", "b"))
 TINY = Path(__file__).parents[1] / "search_spaces" / "tiny.yaml"
 BASE = {"name": "a-run", "space": read_space_data(TINY), "budget": 30_000_000}
 # For every setting something that differs from its default and from BASE.
@@ -45,9 +46,13 @@ OTHER = {
     "address": "auto",
     "stream": True,
     "cache": "/cache",
+    "tensorboard": True,
+    "wandb": "project",
+    "mlflow": "http://127.0.0.1:5000",
 }
 # How much is done and where, not what is searched.
 EFFORT = ("trials", "workers", "gpus_per_trial", "max_hours", "address", "cache")
+EFFORT += ("tensorboard", "wandb", "mlflow")
 
 
 def experiment(**settings) -> Experiment:
@@ -195,7 +200,7 @@ def test_a_folder_that_is_missing_or_empty_is_free_and_stays_as_it_is(tmp_path):
 
 def test_a_run_with_the_same_settings_goes_on(tmp_path):
     folder = RunFolder(tmp_path / "deep" / "run")
-    write_settings(folder, experiment())
+    write_settings(folder, experiment(), DATA)
     assert check_run(folder, experiment()) is True
     assert check_run(folder, experiment(**{name: OTHER[name] for name in EFFORT})) is True
     assert read_settings(folder.experiment_file) == experiment()
@@ -206,7 +211,7 @@ def test_a_run_with_the_same_settings_goes_on(tmp_path):
 
 def test_a_run_goes_on_with_the_same_data_only(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    write_settings(folder, experiment(data_digest="0123456789ab"))
+    write_settings(folder, experiment(data_digest="0123456789ab"), DATA)
     assert check_run(folder, experiment()) is True  # the data is not read yet
     assert check_run(folder, experiment(data_digest="0123456789ab")) is True
     with pytest.raises(SettingsError, match="data_digest is 0123456789ab there and ba98 here"):
@@ -215,7 +220,7 @@ def test_a_run_goes_on_with_the_same_data_only(tmp_path):
 
 def test_a_run_with_other_settings_is_refused_with_the_first_three(tmp_path):
     folder = RunFolder(tmp_path)
-    write_settings(folder, experiment())
+    write_settings(folder, experiment(), DATA)
     other = {name: OTHER[name] for name in ("budget", "data", "seed", "sampler")}
     with pytest.raises(SettingsError) as refusal:
         check_run(folder, experiment(**other))
@@ -273,10 +278,10 @@ def test_a_run_that_was_killed_while_its_folder_was_made_starts_again(tmp_path, 
     folder = RunFolder(tmp_path / "run")
     interrupt(monkeypatch, after)
     with folder.locked(), pytest.raises(KeyboardInterrupt):
-        write_settings(folder, experiment())
+        write_settings(folder, experiment(), DATA)
     monkeypatch.undo()
     check_run(folder, experiment())
-    write_settings(folder, experiment())
+    write_settings(folder, experiment(), DATA)
     assert check_run(folder, experiment()) is True
 
 
@@ -390,3 +395,12 @@ def test_front_json_has_all_that_it_takes_to_build_the_networks_in_the_order_giv
     assert (last["number"], last["top1"], last["baseline"]) == (2, None, None)
     folder.write_front([])
     assert json.loads(folder.front_file.read_text()) == []
+
+
+def test_names_of_classes_may_be_no_utf_8(tmp_path):
+    """As folders are: they lie in data.json as on the disk."""
+    folder = RunFolder(tmp_path / "r")
+    data = RunData(90, 10, (os.fsdecode(b"caf\xe9"), "naïve", "a\nb"))
+    write_settings(folder, experiment(), data)
+    assert b'"caf\xe9"' in folder.data_file.read_bytes()
+    assert folder.data == data

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gmsearch.data.bands import CLASSES, make_bands, make_bands_val
+from gmsearch.data.bands import make_bands, make_bands_val
 from gmsearch.data.cache import place_of
 from gmsearch.data.opening import is_named, open_source
 from gmsearch.data.packing import Order, Progress, is_unfinished, make_pack
@@ -26,11 +26,9 @@ __all__ = [
     "Shards",
     "Split",
     "StreamedDataset",
-    "class_names",
     "is_named",
     "load",
     "load_official",
-    "load_val",
     "packed_resolution",
     "stream",
 ]
@@ -93,34 +91,6 @@ def stream(source: str, *, resolution: int, official: bool = False) -> StreamedD
         taken = {"train": splits["train"] + splits["minival"], "minival": splits["val"], "val": []}
         plan = replace(plan, splits=taken)
     return StreamedDataset(Path(source).stem, plan.classes, resolution, images, plan)
-
-
-def load_val(
-    source: str,
-    *,
-    resolution: int,
-    seed: int,
-    cache: Path | None = None,
-    progress: Progress = lambda done, total: None,
-) -> Split:
-    """The official held-out split, for final figures only. Raises DataError."""
-    if source == BUILT_IN:
-        return make_bands_val(resolution, seed)
-    pack = _pack_of(source, resolution, cache, progress)
-    pack.verify("val")
-    return pack.split("val")
-
-
-def class_names(source: str) -> tuple[str, ...]:
-    """The names of the classes, by label; original images are listed, and not read. Raises
-    DataError.
-    """
-    if source == BUILT_IN:
-        return CLASSES
-    path = Path(source)
-    if is_pack(path):
-        return read_pack(path).classes
-    return choose(open_source(source), Selection()).classes
 
 
 def packed_resolution(source: str) -> int | None:

@@ -57,7 +57,7 @@ class Dataset:
     """What a search may see: `train`, and `minival`, which is cut from the official train split.
 
     Networks train on crops of `resolution` px; what the images have beyond it is head-room for
-    them. The official `val` split is not here; it is read by `load_val`, for final figures only.
+    them. The official `val` split is not here; `load_official` reads it, for final figures only.
     """
 
     name: str

@@ -1,5 +1,6 @@
 """Checkpoints: one file per training, replaced atomically, read back without running code."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -13,8 +14,10 @@ def save(path: Path, state: TrainingState) -> None:
     """Writes weights, optimizer, averages and history. A kill leaves the old file or the new one,
     never a part.
     """
+    saved = io.BytesIO()
+    torch.save(state.state_dict(), saved)  # into a file it tells a full disk as an error of its own
     with replacing(path, durable=True) as file:
-        torch.save(state.state_dict(), file)
+        file.write(saved.getbuffer())
 
 
 def load(path: Path, state: TrainingState) -> None:

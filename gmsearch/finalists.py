@@ -36,8 +36,23 @@ class Finalist:
 
     @property
     def result(self) -> dict[str, Any] | None:
+        """What result.json has; None before the training is done. Raises SettingsError."""
         file = self.folder / "result.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+            float(figures(result)["top1"])
+            return result
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
+            raise SettingsError(
+                f"{file}: not what a full training wrote; remove it, and retrain writes it again"
+            ) from None
+
+    @property
+    def top1(self) -> float | None:
+        """On val after the full training."""
+        return None if self.result is None else figures(self.result)["top1"]
 
     @property
     def words(self) -> str:
@@ -54,15 +69,21 @@ def choose(
     """
     if not run.experiment_file.exists():
         raise SettingsError(f"{run.path} is not a run, it has no experiment.yaml")
-    rows = _rows(run)
-    front = json.loads(run.front_file.read_text()) if run.front_file.exists() else []
+    rows, front = _rows(run), run.front_ids()
     if top is not None and not front:
         raise SettingsError(f"{run.path} has no front yet; let it finish a trial, or give --id")
-    chosen = [member["id"] for member in front[: top or 0]]
-    chosen += [each for each in ids if each not in chosen]
+    chosen = list(dict.fromkeys([*front[: top or 0], *ids]))
     if with_baselines:
         chosen += [each for each, row in rows.items() if row["baseline"] and each not in chosen]
     return [_finalist(run, each, rows) for each in chosen]
+
+
+def trained_in_full(run: RunFolder) -> list[Finalist]:
+    """The networks of a run whose full training is done, best top1 first."""
+    rows = _rows(run)
+    done = sorted(run.path.glob("retrained/*/result.json"))
+    found = [_finalist(run, file.parent.name, rows) for file in done]
+    return sorted(found, key=lambda each: -(each.top1 or 0.0))
 
 
 def _rows(run: RunFolder) -> dict[str, dict[str, str]]:
@@ -70,8 +91,13 @@ def _rows(run: RunFolder) -> dict[str, dict[str, str]]:
     file = run.path / "trials.csv"
     if not file.exists():
         return {}
-    with file.open(encoding="utf-8", newline="") as opened:
-        return {row["id"]: row for row in csv.DictReader(opened)}
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            return {row["id"]: row for row in csv.DictReader(opened) if row["baseline"] is not None}
+    except (KeyError, UnicodeDecodeError):
+        raise SettingsError(
+            f"{file}: not what a run wrote; `gmsearch resume {run.path}` writes it again"
+        ) from None
 
 
 def _finalist(run: RunFolder, network_id: str, rows: dict[str, dict[str, str]]) -> Finalist:
@@ -88,6 +114,24 @@ def _finalist(run: RunFolder, network_id: str, rows: dict[str, dict[str, str]]) 
     )
 
 
+def compare_classes(run: RunFolder, dataset: data.AnyDataset, source: str) -> str | None:
+    """How the classes of the data differ from those of the search, in words; None where they are
+    the same.
+
+    Raises SettingsError where some that the search told apart are not there.
+    """
+    searched, now = run.classes, dataset.classes
+    if searched is None or set(searched) == set(now):
+        return None
+    missing = [each for each in searched if each not in now]
+    if missing:
+        raise SettingsError(
+            f"--data {source}: {len(missing):,} of the search's {len(searched):,} classes are not "
+            f"in it, such as {missing[0]!r}; give data that has them, or --other-classes"
+        )
+    return f"{source} has {len(now):,} classes, the search's {len(searched):,} among them"
+
+
 def check(finalists: list[Finalist], settings: FullTraining, dataset: data.AnyDataset) -> None:
     """Raises SettingsError where a batch is larger than the data, and where a training was begun
     with other settings.
@@ -100,6 +144,11 @@ def check(finalists: list[Finalist], settings: FullTraining, dataset: data.AnyDa
     for finalist in finalists:
         file = finalist.folder / "settings.yaml"
         if not file.exists():
+            if finalist.result is not None:
+                raise SettingsError(
+                    f"{finalist.folder} has a result but no settings.yaml that says of what; "
+                    "remove the folder"
+                )
             continue
         differences = read_full_training(file).differences(settings)
         if differences:
@@ -185,9 +234,9 @@ def finalists_table(finalists: list[Finalist]) -> Table:
 def correlation_in_words(finalists: list[Finalist]) -> str:
     """How well the search's order agrees with that of the full trainings."""
     pairs = [
-        (finalist.searched, figures(finalist.result)["top1"])
+        (finalist.searched, finalist.top1)
         for finalist in finalists
-        if finalist.searched is not None and finalist.result is not None
+        if finalist.searched is not None and finalist.top1 is not None
     ]
     if len(pairs) < 3:
         return "a rank correlation between search and full training needs three networks"

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,10 @@ def following(console: Console, title: str, folder: Path, num_epochs: int) -> It
         disable=not console.is_terminal,
     ) as bars:
         task = bars.add_task(escape(title), total=num_epochs, note="")
-        thread = threading.Thread(target=_follow, args=(console, bars, task, title, folder, leave))
+        told = len(read_curve(folder))
+        thread = threading.Thread(
+            target=_follow, args=(console, bars, task, title, folder, told, leave)
+        )
         thread.start()
         try:
             yield
@@ -114,26 +118,51 @@ def _follow(
     task: Any,
     title: str,
     folder: Path,
+    told: int,
     leave: threading.Event,
 ) -> None:
-    told = len(read_curve(folder))
+    """Follows a folder of which so many epochs are told already."""
+    now = _Now()
     while True:
         last = leave.wait(POLL)
-        curve = read_curve(folder)
-        try:
-            share = json.loads((folder / "progress.json").read_text())["share"]
-        except (OSError, ValueError, KeyError):
-            share = 0.0
+        curve, now = read_curve(folder), _now(folder, now)
         for epoch in curve[told:]:
+            rate = epoch["images_per_second"]
             line = (
                 f"{title}  epoch {epoch['epoch']:>3}  loss {epoch['train_loss']:.3f}  "
-                f"top1 {epoch['top1']:.1f}  {epoch['images_per_second']:,.0f} images/s"
+                f"top1 {epoch['top1']:.1f}  {_rate(rate, now.images_per_second_at_peak)}"
             )
-            if console.is_terminal:
-                bars.update(task, note=escape(f"top1 {epoch['top1']:.1f}"))
-            else:
+            if not console.is_terminal:
                 console.print(line, soft_wrap=True)
         told = len(curve)
-        bars.update(task, completed=len(curve) + share)
+        under_way = now.share if now.epoch == told else 0.0
+        top1 = f"top1 {curve[-1]['top1']:.1f}  " if curve else ""
+        rate = _rate(now.images_per_second, now.images_per_second_at_peak)
+        bars.update(task, completed=told + under_way, note=escape(top1 + rate))
         if last:
             return
+
+
+@dataclass(frozen=True)
+class _Now:
+    """Where a full training is within an epoch, as its progress.json tells it."""
+
+    epoch: int = 0  # those that are done
+    share: float = 0.0  # of the one that is under way
+    images_per_second: float | None = None
+    images_per_second_at_peak: float | None = None  # on a GPU
+
+
+def _now(folder: Path, before: _Now) -> _Now:
+    """What a training tells, or told before where it tells nothing now."""
+    try:
+        return _Now(**json.loads((folder / "progress.json").read_text()))
+    except (OSError, ValueError, TypeError):  # none yet, or not ours: it is told without
+        return before
+
+
+def _rate(images_per_second: float | None, at_peak: float | None) -> str:
+    if images_per_second is None:
+        return ""
+    share = f", {images_per_second / at_peak:.1%} of peak" if at_peak else ""
+    return f"{images_per_second:,.0f} images/s{share}"

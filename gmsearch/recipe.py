@@ -48,7 +48,11 @@ class Recipe:
     distillation: float = _setting(0.5, 0, 1, "share of the loss that is a teacher's, if any")
     temperature: float = _setting(1.0, 0.01, 100, "by which the answers of a teacher are softened")
     ema_decay: float = _setting(
-        0.0, 0, 0.99999, "of an average of the weights that is evaluated instead; 0 for none"
+        0.0,
+        0,
+        0.99999,
+        "of an average of the weights that is evaluated instead, once so many steps are done that "
+        "1 - steps^(-2/3) is as large; 0 for none",
     )
     precision: str = "auto"  # auto: bf16 on a GPU that has it, else fp32
 

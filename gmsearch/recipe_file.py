@@ -23,14 +23,25 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     document = read_yaml(path, SettingsError)
     if not isinstance(document.data, dict):
         raise document.problem((), "a recipe is a mapping, such as num_epochs: 30")
+    values: dict[str, Any] = {}
     known: dict[str, type] = {each.name: type(each.default) for each in fields(Recipe)}
     for key, value in document.data.items():
         if key not in known:
             raise document.problem((), unknown_key(key, known), key=key)
+        value = _number(value) if known[key] is float else value
         if type(value) is not known[key] and (type(value), known[key]) != (int, float):
             raise document.problem((key,), f"{value!r} is no {known[key].__name__}")
         try:
             Recipe(**{key: value})
         except SettingsError as error:
             raise document.problem((), str(error), key=key) from None
-    return document.data
+        values[key] = value
+    return values
+
+
+def _number(value: Any) -> Any:
+    """What YAML 1.1 takes for a text: 1e-3, which it wants to be 1.0e-3."""
+    try:
+        return float(value) if isinstance(value, str) and value[:1].isdigit() else value
+    except ValueError:
+        return value

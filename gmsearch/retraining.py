@@ -18,15 +18,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
+from timm.layers import convert_sync_batchnorm
 
 from gmsearch import checkpoint
 from gmsearch.crew import Crew
 from gmsearch.data import AnyDataset
-from gmsearch.errors import TrainingError
+from gmsearch.errors import TrainingError, WeightsError
 from gmsearch.feeding import ALONE, Share
 from gmsearch.files import replacing, write_atomically
 from gmsearch.network import Network, network_to_json
 from gmsearch.recipe import Recipe
+from gmsearch.roofline import peak_flops, training_flops
 from gmsearch.teacher import load_teacher
 from gmsearch.training import (
     EpochResult,
@@ -36,6 +38,7 @@ from gmsearch.training import (
     make_feed,
     start,
     train,
+    uses_bf16,
 )
 from gmsearch.trial import write_metrics
 
@@ -63,14 +66,16 @@ def retrain(
     """Trains from the last checkpoint, if any; yields the whole curve after each epoch.
 
     With several workers every one of them runs this with its share; the first one writes. Raises
-    TrainingError.
+    TrainingError, and WeightsError for a checkpoint that is not of this training.
     """
     folder, writes = job.folder, share.rank == 0
     if writes:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "architecture.json", network_to_json(job.network))
+        for half_written in folder.glob(".checkpoint.pt.*"):  # by a worker that was killed
+            half_written.unlink()
     state = _start(job, device)
-    listener = _Saver(state, folder, writes)
+    listener = _Saver(job, state, share)
     if state.history and writes:
         write_metrics(folder, state.history)
     if len(state.history) >= job.recipe.num_epochs:
@@ -96,39 +101,60 @@ def _start(job: Retraining, device: str) -> TrainingState:
         device=device,
     )
     if job.synchronised:
-        state.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(state.model)
+        state.model = convert_sync_batchnorm(state.model)  # torch's own drops timm's activations
     if job.compiled:
         state.model.compile()
     if job.teacher is not None:
-        num_classes, resolution = len(job.dataset.classes), job.dataset.resolution
-        state.teacher = load_teacher(job.teacher, num_classes, resolution).to(device)
+        teacher = load_teacher(job.teacher, job.dataset.classes, job.dataset.resolution)
+        state.teacher = teacher.to(device)
     saved = job.folder / "checkpoint.pt"
     if saved.exists():
-        checkpoint.load(saved, state)
+        try:
+            checkpoint.load(saved, state)
+        except TrainingError as error:
+            raise WeightsError(f"{error}; remove the file to train from the start") from None
     return state
 
 
 class _Saver:
-    """Saves a state now and then, and tells how far it is."""
+    """Saves a state now and then, and tells how far it is and how fast."""
 
-    def __init__(self, state: TrainingState, folder: Path, writes: bool) -> None:
+    def __init__(self, job: Retraining, state: TrainingState, share: Share) -> None:
+        self._job = job
         self._state = state
-        self._folder = folder
-        self._writes = writes
+        self._writes = share.rank == 0
+        self._peak = _images_at_peak(job, state.device, share) if self._writes else None
         self._saved = self._told = time.monotonic()
+        self._steps = 0  # since it was told
 
     def step(self, num_steps: int) -> None:
         """After a step within an epoch."""
         now = time.monotonic()
+        self._steps += 1
         if not self._writes:
             return
         if now - self._told > TELL_EVERY:
-            self._told = now
-            told = {"epoch": len(self._state.history), "share": self._state.step / num_steps}
-            write_atomically(self._folder / "progress.json", json.dumps(told))
+            told = {
+                "epoch": len(self._state.history),
+                "share": self._state.step / num_steps,
+                "images_per_second": self._steps * self._job.recipe.batch_size / (now - self._told),
+                "images_per_second_at_peak": self._peak,
+            }
+            write_atomically(self._job.folder / "progress.json", json.dumps(told))
+            self._told, self._steps = now, 0
         if now - self._saved > SAVE_EVERY:
-            checkpoint.save(self._folder / "checkpoint.pt", self._state)
+            checkpoint.save(self._job.folder / "checkpoint.pt", self._state)
             self._saved = time.monotonic()
+
+
+def _images_at_peak(job: Retraining, device: torch.device, share: Share) -> float | None:
+    """Images a second if all of a step ran as fast as a matrix product; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    dtype = torch.bfloat16 if uses_bf16(device, job.recipe.precision) else torch.float32
+    resolution, num_classes = job.dataset.resolution, len(job.dataset.classes)
+    needed = training_flops(job.network, resolution=resolution, num_classes=num_classes)
+    return share.workers * peak_flops(device, dtype) / needed
 
 
 def _finish(job: Retraining, state: TrainingState, share: Share) -> None:

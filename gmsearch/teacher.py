@@ -1,9 +1,13 @@
 """A trained network that another one learns from, beside the labels."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,17 +17,18 @@ from gmsearch.weights import load_weights
 from gmsearch.zoo import build_network, is_peer, nearest_names
 
 
-def load_teacher(what: str, num_classes: int, resolution: int) -> nn.Module:
+def load_teacher(what: str, classes: tuple[str, ...], resolution: int) -> nn.Module:
     """A classifier of timm with its published weights, or the network of a folder that a full
     training left (architecture.json and model.safetensors).
 
-    Raises SettingsError where there is none, or where it tells other classes apart.
+    Raises SettingsError where there is none, where it tells other classes apart, and where it does
+    not take images of `resolution` px.
     """
-    folder = Path(what)
+    folder, num_classes = Path(what), len(classes)
     if (folder / "architecture.json").is_file():
         network = read_network(folder / "architecture.json")
         model = build_network(network, num_classes, resolution)
-        if load_weights(model, folder / "model.safetensors"):
+        if load_weights(model, folder / "model.safetensors") or _classes_of(folder) != classes:
             raise SettingsError(
                 f"--teacher {what}: it tells other classes apart than the {num_classes} of the data"
             )
@@ -35,7 +40,43 @@ def load_teacher(what: str, num_classes: int, resolution: int) -> nn.Module:
             f"--teacher {what}: no classifier of timm, and no folder such as RUN/retrained/ID"
             + (f"; nearest: {near}" if near else "")
         )
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    model = model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    try:
+        model(torch.zeros(1, 3, resolution, resolution))
+    except Exception as error:  # whatever a network makes of images that it cannot take
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SettingsError(f"--teacher {what} at {resolution} px: {reason}") from None
+    return model
+
+
+def _classes_of(folder: Path) -> tuple[str, ...]:
+    """The classes of a full training, by label. Raises SettingsError where it is not done."""
+    try:
+        return tuple(json.loads((folder / "result.json").read_text(encoding="utf-8"))["by_class"])
+    except (OSError, ValueError, TypeError, LookupError):
+        raise SettingsError(
+            f"--teacher {folder}: no result.json of a full training in it; let it finish first"
+        ) from None
+
+
+class _Renormalised(nn.Module):
+    """A network that wants images normalised by a mean and deviation of its own."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        ours, theirs = (torch.tensor(each).view(-1, 1, 1) for each in (IMAGENET_DEFAULT_STD, std))
+        shift = torch.tensor(IMAGENET_DEFAULT_MEAN).view(-1, 1, 1) - torch.tensor(mean).view(
+            -1, 1, 1
+        )
+        self.register_buffer("scale", ours / theirs)
+        self.register_buffer("shift", shift / theirs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images * self.scale + self.shift)
 
 
 def _of_timm(name: str, num_classes: int) -> nn.Module:
@@ -49,7 +90,11 @@ def _of_timm(name: str, num_classes: int) -> nn.Module:
             f"--teacher {name}: it tells {model.num_classes} classes apart, the data has "
             f"{num_classes}"
         )
-    return model
+    about: Any = model.pretrained_cfg
+    mean, std = tuple(about["mean"]), tuple(about["std"])
+    if (mean, std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
+        return model
+    return _Renormalised(model, mean, std)
 
 
 def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:

@@ -111,7 +111,8 @@ def start(
     optimizer = torch.optim.AdamW(
         groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
     )
-    ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+    # A short training would end in an average of little but its first weights: its decay grows.
+    ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
     loss = torch.zeros((), device=device)
     return TrainingState(model, optimizer, ema, device, loss=loss)
 
@@ -206,7 +207,7 @@ def _train_epoch(
             nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
         state.optimizer.step()
         if state.ema is not None:
-            state.ema.update(state.model)
+            state.ema.update(state.model, step=epoch * feed.num_steps + step + 1)
         state.step = step + 1
         if state.step < feed.num_steps:
             on_step(feed.num_steps)
@@ -270,12 +271,16 @@ def evaluate(
     )
 
 
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
+def uses_bf16(device: torch.device, precision: str) -> bool:
     """bf16 where it is asked for or, under `auto`, where it is faster.
 
     On a CPU that is nowhere yet: without bf16 instructions it is 5-10 times slower, and with them
     the weight gradient of depthwise convolutions eats the gain.
     """
     faster = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
-    enabled = precision == "bf16" or (precision == "auto" and faster)
+    return precision == "bf16" or (precision == "auto" and faster)
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    enabled = uses_bf16(device, precision)
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -132,8 +132,8 @@ def test_two_workers_train_as_one_that_accumulates(dataset):
     assert first == second
     for name in state:
         assert np.array_equal(state[name], other[name]), name
-    theirs = [(r[0], r[3]) for r in first]
-    for (top1, loss), result in zip(theirs, alone.history, strict=True):
+    for (*_, loss, _), result in zip(first, alone.history, strict=True):
         assert loss == pytest.approx(result.train_loss, rel=1e-4)
-        assert abs(top1 - result.top1) <= 5
+    for name, parameter in alone.model.named_parameters():  # statistics of norms are one worker's
+        np.testing.assert_allclose(parameter.detach(), state[name], rtol=0, atol=2e-3)
     assert ALONE.parts == 1

@@ -1,5 +1,6 @@
 """Finalists of a run trained in full: the same after any kill, on val, and told as they are."""
 
+import io
 import json
 import os
 import shutil
@@ -12,15 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from pictures import make_folder
+from rich.console import Console
 from safetensors.torch import load_file
 from test_crew import EVERYTHING, NET, make_dataset
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torchvision.transforms import Normalize
 
-from gmsearch import data
+from gmsearch import data, retraining
 from gmsearch.cli import main
 from gmsearch.errors import SettingsError
-from gmsearch.finalists import choose
+from gmsearch.experiment import FullTraining
+from gmsearch.finalists import choose, compare_classes
+from gmsearch.network import Peer
+from gmsearch.progress import following
 from gmsearch.recipe import Recipe, learning_rate, peak_learning_rate
 from gmsearch.recipe_file import SHIPPED, read_recipe
 from gmsearch.retraining import Retraining, retrain
@@ -111,10 +119,30 @@ def test_a_teacher_is_learned_from(tmp_path):
     )
     alone = finish(Retraining(NET, dataset, recipe, tmp_path / "alone"))
     assert taught["teacher"] == str(tmp_path / "teacher") and taught != alone
-    with pytest.raises(SettingsError, match="it tells other classes apart than the 3"):
-        load_teacher(str(tmp_path / "teacher"), 3, 16)
+    for classes in (("a", "b", "c"), tuple(reversed(dataset.classes))):
+        with pytest.raises(SettingsError, match="it tells other classes apart than the"):
+            load_teacher(str(tmp_path / "teacher"), classes, 16)
     with pytest.raises(SettingsError, match="nearest: mobilenetv3_large_100"):
-        load_teacher("mobilenetv3_larg_100", 3, 16)
+        load_teacher("mobilenetv3_larg_100", dataset.classes, 16)
+    (tmp_path / "teacher/result.json").unlink()
+    with pytest.raises(SettingsError, match="no result.json of a full training in it"):
+        load_teacher(str(tmp_path / "teacher"), dataset.classes, 16)
+
+
+def test_a_teacher_sees_images_as_it_was_trained_on(monkeypatch):
+    """With another mean and deviation than ours; weights are fresh, since none are at hand."""
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=2)
+    own = timm.create_model("mobilenetv3_small_050", num_classes=2).eval()
+    own.pretrained_cfg = {**own.pretrained_cfg, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.5, 0.5)}
+    monkeypatch.setattr("gmsearch.teacher.timm.create_model", lambda *_, **__: own)
+    teacher = load_teacher("mobilenetv3_small_050", ("a", "b"), 64)
+    pixels = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    ours = Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)(pixels)
+    theirs = Normalize((0.5, 0.4, 0.3), (0.2, 0.5, 0.5))(pixels)
+    torch.testing.assert_close(teacher(ours), own(theirs), rtol=1e-4, atol=1e-5)
+    own = vit
+    with pytest.raises(SettingsError, match="vit_tiny_patch16_224 at 64 px: .*doesn't match"):
+        load_teacher("vit_tiny_patch16_224", ("a", "b"), 64)
 
 
 def test_distillation_is_the_divergence_of_softened_answers():
@@ -124,6 +152,31 @@ def test_distillation_is_the_divergence_of_softened_answers():
     expected = 4 * (p * (p / q).log()).sum(1).mean()
     torch.testing.assert_close(distillation_loss(logits, taught, 2.0), expected)
     assert distillation_loss(taught, taught, 3.0).abs() < 1e-6
+
+
+def test_it_tells_where_it_is_and_how_fast(tmp_path, monkeypatch):
+    monkeypatch.setattr("gmsearch.retraining.TELL_EVERY", 0.0)
+    curve = next(retrain(Retraining(NET, make_dataset(), EVERYTHING, tmp_path)))
+    told = json.loads((tmp_path / "progress.json").read_text())
+    assert told["epoch"] == 0 and 0 < told["share"] < 1
+    assert told["images_per_second"] > 0 and told["images_per_second_at_peak"] is None
+
+    shown = told_by(tmp_path)
+    assert shown == [f"{curve[0].images_per_second:,.0f} images/s"]
+    told |= {"images_per_second_at_peak": 4 * curve[0].images_per_second}
+    (tmp_path / "progress.json").write_text(json.dumps(told))
+    assert told_by(tmp_path) == [f"{shown[0]}, 25.0% of peak"]
+
+
+def told_by(folder: Path) -> list[str]:
+    """The rates that a log shows of a training which finishes its epochs meanwhile."""
+    console = Console(file=io.StringIO(), width=200)
+    metrics = folder / "metrics.jsonl"
+    lines = metrics.read_text()
+    metrics.unlink()
+    with following(console, "net", folder, 2):
+        metrics.write_text(lines)
+    return [line.split("  ")[-1] for line in console.file.getvalue().splitlines()]
 
 
 # Recipes
@@ -157,6 +210,7 @@ def test_the_learning_rate_follows_the_square_root_of_the_batch():
         ("lr: fast", r"r.yaml:1: lr: 'fast' is no float"),
         ("num_epochs: 2.5", r"num_epochs: 2.5 is no int"),
         ("flip: 1", r"flip: 1 is no bool"),
+        ("lr: 1e9", r"r.yaml:1: lr is 1000000000.0; allowed"),
         ("mixup: 0.2\nlr: 50", r"r.yaml:2: lr is 50; allowed"),
         ("- 3", "a recipe is a mapping"),
         ("", "the file is empty"),
@@ -197,6 +251,25 @@ def test_baselines_are_trained_too_where_they_are_asked_for(run):
     assert all(finalist.searched is not None for finalist in all_of_them)
 
 
+def test_data_must_have_the_classes_of_the_search(run, tmp_path, capsys):
+    data = make_folder(tmp_path / "more", num_classes=4, per_class=24, side=32)
+    line = f"retrain {run} --recipe quick --batch-size 2000 --data {data}"
+    assert "there are 96 images to train on" in mistake(line, capsys)  # the last check of all
+    for split in ("train", "val"):
+        shutil.rmtree(data / split / "n0")
+    error = mistake(line, capsys)
+    assert "1 of the search's 3 classes are not in it, such as 'n0'; give" in error
+    assert "there are 72 images" in mistake(f"{line} --other-classes", capsys)
+
+
+def test_more_classes_than_the_search_had_are_said(run):
+    folder, dataset = RunFolder(run), make_dataset()
+    more = replace(dataset, classes=("n2", "x", "n0", "n1"))
+    words = compare_classes(folder, more, "more")
+    assert words == "more has 4 classes, the search's 3 among them"
+    assert compare_classes(folder, replace(dataset, classes=("n0", "n1", "n2")), "same") is None
+
+
 def front(run: Path) -> list[dict]:
     return json.loads((run / "front.json").read_text())
 
@@ -223,6 +296,108 @@ def test_a_training_that_was_begun_otherwise_is_refused(run, capsys):
         assert gmsearch(f"{line} --epochs 1").returncode == 0
     error = mistake(f"{line} --epochs 7", capsys)
     assert "was begun with other settings (recipe.num_epochs is" in error
+
+
+def test_workers_and_parts_are_the_same_training():
+    recipe = Recipe(num_epochs=2, batch_size=24)
+    both = {"data": "x", "resolution": 32, "recipe": recipe}
+    one, two = (FullTraining(**both, workers=w, accumulate=a) for w, a in ((1, 2), (2, 1)))
+    assert one.differences(two) == []
+    other = FullTraining(**both)
+    assert one.differences(other) == ["workers times accumulate is 2 there and 1 here"]
+    one, two = (each.model_copy(update={"stream": True}) for each in (one, two))
+    assert one.differences(two) == ["workers of a stream is 1 there and 2 here"]
+    with pytest.raises(SettingsError, match="a part has one image, and norms need two"):
+        FullTraining(**both, accumulate=24)
+
+
+def test_broken_files_of_a_run_are_one_line(run, tmp_path, capsys):
+    best = front(run)[0]["id"]
+    for file, junk in {
+        "front.json": "[{}]",
+        "trials.csv": "a,b\n1,2\n",
+        f"trials/{best}/metrics.jsonl": '{"epoch": ',
+        f"retrained/{best}/result.json": "{}",
+        "data.json": "[1",
+    }.items():
+        copy = tmp_path / "copy"
+        shutil.copytree(run, copy)
+        (copy / file).parent.mkdir(parents=True, exist_ok=True)
+        (copy / file).write_text(junk)
+        error = mistake(f"retrain {copy} --top 1 --recipe quick --epochs 2 --batch-size 24", capsys)
+        assert str(copy / file) in error, error
+        shutil.rmtree(copy)
+
+
+def test_a_checkpoint_of_another_network_is_told(run, tmp_path):
+    """From inside a worker of Ray, with neither a table nor a second try."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("retrained"))
+    first, second = (trial.name for trial in sorted((copy / "trials").iterdir())[:2])
+    folder = copy / "retrained" / first
+    folder.mkdir(parents=True)
+    shutil.copy(copy / "trials" / second / "checkpoint.pt", folder)
+    done = gmsearch(f"retrain {copy} --id {first} --recipe quick --epochs 2 --batch-size 24")
+    assert done.returncode == 2, done.stdout
+    assert done.stderr.count("\n") == 1
+    assert f"{folder / 'checkpoint.pt'}: not a checkpoint of this network" in done.stderr
+    assert "remove the file to train from the start" in done.stderr
+
+
+def test_a_full_disk_is_told_and_leaves_no_part_of_a_checkpoint(tmp_path):
+    """Files may not grow beyond 20 KB in that process."""
+    program = f"""
+import resource, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_retraining import EVERYTHING, NET, Retraining, finish, make_dataset
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    finish(Retraining(NET, make_dataset(), EVERYTHING, Path({str(tmp_path)!r})))
+except OSError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert f"File too large: '{tmp_path / 'checkpoint.pt'}'" in done.stdout, done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"architecture.json"}
+
+
+def test_ctrl_c_leaves_what_was_done(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("retrained"))
+    best = front(run)[0]["id"]
+    words = f"retrain {copy} --id {best} --recipe quick --epochs 500 --batch-size 24"
+    line = [sys.executable, "-m", "gmsearch", *words.split()]
+    process = subprocess.Popen(
+        line,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background jobs ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    metrics = copy / "retrained" / best / "metrics.jsonl"
+    try:
+        while not metrics.exists():
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and error == "gmsearch: stopped\n"
+    assert (copy / "retrained" / best / "checkpoint.pt").exists()
+
+
+def test_norms_that_are_synchronised_keep_their_activations():
+    job = Retraining(Peer("mobilenetv3_small_050"), make_dataset(), EVERYTHING, Path("x"))
+    model = retraining._start(replace(job, synchronised=True), "cpu").model
+    plain = retraining._start(job, "cpu").model
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(images), plain.eval()(images))
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in model.modules())
 
 
 @pytest.mark.slow
@@ -280,9 +455,8 @@ def worker_of(folder: Path) -> int:
 def test_official_images_are_train_and_minival_and_val(images):
     searched = data.load(str(images), resolution=32, seed=0)
     official = data.load_official(str(images), resolution=32, seed=0)
-    val = data.load_val(str(images), resolution=32, seed=0)
     assert len(official.train) == len(searched.train) + len(searched.minival)
-    assert np.array_equal(official.minival.labels, val.labels)
+    assert len(official.minival) == 6  # a tenth of 24 of each of three classes
     seen = {official.train.images[i].tobytes() for i in range(len(official.train))}
     assert seen == {
         split.images[i].tobytes()

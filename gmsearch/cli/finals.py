@@ -40,6 +40,11 @@ def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--data", metavar="SRC", help="images with the official splits (default: the run's)"
     )
+    parser.add_argument(
+        "--other-classes",
+        action="store_true",
+        help="the data need not have the classes that the search told apart",
+    )
     parser.add_argument("--cache", metavar="DIR", help="where original images are packed to")
     parser.add_argument(
         "--resolution", type=whole, metavar="PX", help="(default: a pack's own, or the run's)"
@@ -117,8 +122,12 @@ def _retrain(arguments: argparse.Namespace) -> int:
     console = make_console()
     dataset = load_official(settings, console)
     settings = settings.model_copy(update={"data_digest": dataset.digest})
+    if not arguments.other_classes:
+        differ = finalists.compare_classes(run, dataset, source)
+        if differ is not None:
+            console.print(differ, soft_wrap=True)
     if settings.teacher is not None:
-        load_teacher(settings.teacher, len(dataset.classes), settings.resolution)
+        load_teacher(settings.teacher, dataset.classes, settings.resolution)
     finalists.check(chosen, settings, dataset)
     with run.locked():
         finalists.retrain_finalists(chosen, settings, dataset, console, arguments.address)

@@ -66,7 +66,7 @@ class Predictor:
         if not file.is_file():
             raise DataError(f"{folder} is no export, it has no {CONFIG}; see gmsearch export")
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))
+            config = json.loads(file.read_text(encoding="utf-8", errors="surrogateescape"))
             about = config["pretrained_cfg"]
             channels, height, width = about["input_size"]
             self._mean, self._std = (_channels(about[key]) for key in ("mean", "std"))
@@ -75,7 +75,9 @@ class Predictor:
             if (channels, height) != (3, width) or not isinstance(height, int) or height < 1:
                 raise ValueError
             if self._labels and (
-                not isinstance(self._labels, list) or len(self._labels) != self._num_classes
+                not isinstance(self._labels, list)
+                or len(self._labels) != self._num_classes
+                or not all(isinstance(label, str) for label in self._labels)
             ):
                 raise ValueError
         except (OSError, ValueError, LookupError, TypeError, AttributeError):

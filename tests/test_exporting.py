@@ -1,6 +1,7 @@
 """An export computes what the network computes, wherever it is loaded, and says what it is."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import timm
 import torch
 from hypothesis import given, settings
 from pictures import flat, make_folder
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from strategies import architectures
 from test_onnx_export import lively
 
@@ -24,17 +25,23 @@ from gmsearch import data, folding
 from gmsearch.architecture import ACTIVATIONS, FORMS, PLACEMENTS, Architecture, Stage
 from gmsearch.cli import main
 from gmsearch.cost import cost
+from gmsearch.data.bands import CLASSES, NUM_VAL, make_bands_val
+from gmsearch.data.decoding import side_for
 from gmsearch.errors import ExportError
-from gmsearch.experiment import Experiment, FullTraining, make_settings
+from gmsearch.experiment import Experiment, FullTraining, make_settings, read_settings
+from gmsearch.exporting.card import write_card
 from gmsearch.exporting.check import Check, as_run
+from gmsearch.exporting.int8 import calibration_images
+from gmsearch.exporting.pretrained import crop_share
 from gmsearch.exporting.source_code import import_code, write_code
 from gmsearch.exporting.subject import Subject, find_subject
+from gmsearch.feeding import in_order, place
 from gmsearch.gmnet import gmnet
 from gmsearch.model import build
 from gmsearch.network import network_to_json
 from gmsearch.recipe import Recipe
 from gmsearch.record import TrialRecord
-from gmsearch.run import RunFolder, write_settings
+from gmsearch.run import RunData, RunFolder, write_settings
 from gmsearch.space_file import read_space_data
 from gmsearch.trial import run_trial
 
@@ -61,7 +68,7 @@ def run(tmp_path_factory):
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "r")
     space = read_space_data(ROOT / "search_spaces/tiny.yaml")
     told = {"name": "r", "space": space, "budget": 30_000_000, "recipe": RECIPE}
-    write_settings(folder, make_settings(Experiment, told))
+    write_settings(folder, make_settings(Experiment, told), RunData(9, 9, CLASSES))
     bands = data.load("bands", resolution=32, seed=0)
     *_, history = run_trial(MIXED, bands, RECIPE, folder.trial_folder(MIXED.id), seed=0)
     curve = [result.to_dict() for result in history]
@@ -200,12 +207,20 @@ def test_timm_knows_how_images_are_prepared(exported):
     assert tuple(found["input_size"]) == (3, 32, 32) and found["interpolation"] == "bicubic"
     assert tuple(found["mean"]) == timm.data.IMAGENET_DEFAULT_MEAN
     assert tuple(found["std"]) == timm.data.IMAGENET_DEFAULT_STD
-    assert found["crop_pct"] == round(32 / 37, 4)
-    assert model.pretrained_cfg["label_names"] == list(data.class_names("bands"))
+    resize = timm.data.create_transform(**found).transforms[0]
+    assert resize.size == side_for(32) == 37
+    assert model.pretrained_cfg["label_names"] == list(CLASSES)
     assert model.pretrained_cfg["num_classes"] == model.num_classes == 12
     again = timm.create_model(f"local-dir:{exported}", pretrained=True, num_classes=3)
     assert again.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
     assert torch.equal(again.stem[0].conv.weight, model.stem[0].conv.weight)
+
+
+def test_timm_resizes_images_as_packs_do():
+    """Which takes the whole part of a quotient."""
+    for resolution in range(8, 1025):
+        assert math.floor(resolution / crop_share(resolution)) == side_for(resolution)
+    assert crop_share(224) == 0.875
 
 
 def test_the_code_has_the_parameters_of_the_weights(exported):
@@ -253,6 +268,7 @@ def test_the_card_says_what_the_weights_are(exported, run):
     top1 = json.loads(run.front_file.read_text())[0]["top1"]
     assert "the average of the weights (EMA) of a short search trial: 2 epochs on bands" in card
     assert f"top1 {top1:.1f} % on its minival split" in card
+    assert "resized to 37 px, and the 32 px in its middle are normalised" in card
     assert "Apache-2.0" in card and "ema_decay 0.9" in card
     assert f"| {cost(MIXED, resolution=32, num_classes=12).macs:,} |" in card
     for number, stage in enumerate(MIXED.stages, 1):
@@ -307,26 +323,164 @@ def test_a_run_and_an_id_are_one_word_or_two(run):
     one = find_subject(f"{run.path}:{MIXED.id}")
     two = find_subject(str(run.path), network_id=MIXED.id)
     assert one.facts == two.facts and one.facts["average"]
-    assert one.labels == data.class_names("bands") and one.resolution == 32
+    assert one.labels == CLASSES and one.resolution == 32
+
+
+def add_retraining(folder, **settings):
+    """A full training that is done, as `retrain` leaves it but for its checkpoint: the weights are
+    the last ones of the trial.
+    """
+    retrained = folder.path / "retrained" / MIXED.id
+    retrained.mkdir(parents=True)
+    saved = torch.load(folder.trial_folder(MIXED.id) / "checkpoint.pt", weights_only=True)
+    state = {key: value.contiguous() for key, value in saved["model"].items()}
+    save_file(state, retrained / "model.safetensors")
+    settings = {"data": "bands", "resolution": 32, "recipe": Recipe(num_epochs=2), **settings}
+    (retrained / "settings.yaml").write_text(FullTraining(**settings).to_yaml())
+    write_result(retrained)
+    return retrained
+
+
+def write_result(retrained, **changes):
+    raw, by_class = {"top1": 51.25, "top5": 90.0}, dict.fromkeys(CLASSES, 50.0)
+    result = {"epochs": 2, "raw": raw, "by_class": by_class, **changes}
+    (retrained / "result.json").write_text(json.dumps(result))
 
 
 def test_a_retraining_comes_before_its_trial(run, tmp_path):
     folder = RunFolder(shutil.copytree(run.path, tmp_path / "r"))
-    retrained = folder.path / "retrained" / MIXED.id
-    retrained.mkdir(parents=True)
-    saved = torch.load(folder.trial_folder(MIXED.id) / "checkpoint.pt", weights_only=True)
-    torch.save({**saved, "ema": None}, retrained / "checkpoint.pt")
-    settings = FullTraining(data="bands", resolution=32, recipe=Recipe(num_epochs=2))
-    (retrained / "settings.yaml").write_text(settings.to_yaml())
+    retrained = add_retraining(folder)
+    (retrained / "result.json").unlink()
     assert find_subject(str(folder.path)).facts["kind"] == "short search trial"  # it goes on yet
-    (retrained / "result.json").write_text("{}")
+    write_result(retrained)
     found = find_subject(str(folder.path))
     assert found.facts["kind"] == "full retraining" and not found.facts["average"]
-    assert found.facts["split"] == "val"
-    words = "The weights are those of a full retraining: 2 epochs on bands at 32 px, top1"
+    assert found.facts["split"] == "val" and found.labels == CLASSES
+    words = "The weights are those of a full retraining: 2 epochs on bands at 32 px, top1 51.2 %"
     assert found.weights.startswith(words)
+    saved = load_file(retrained / "model.safetensors")
     for key, value in found.model.state_dict().items():
-        assert torch.equal(value, saved["model"][key])
+        assert torch.equal(value, saved[key])
+    write_result(retrained, average={"top1": 54.5, "top5": 91.0})
+    found = find_subject(str(folder.path))
+    assert found.facts["average"] and found.facts["top1"] == 54.5
+    assert found.weights.startswith("The weights are the average of the weights (EMA) of a full")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"id"', "{}", "[]", '{"epochs": 2, "raw": {"top1": 5}, "by_class": 3}', "\udcff"]
+)
+def test_a_broken_retraining_is_one_line(text, run, tmp_path, capsys):
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "r"))
+    shutil.rmtree(folder.path / "exported", ignore_errors=True)
+    retrained = add_retraining(folder)
+    (retrained / "result.json").write_text(text, errors="surrogateescape")
+    message = mistake([str(folder.path)], tmp_path, capsys)
+    assert "result.json: not what a full training wrote; remove it" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("settings.yaml", "settings.yaml: no such file"),
+        ("model.safetensors", "model.safetensors: no such file of weights"),
+    ],
+)
+def test_a_retraining_that_lacks_a_file_is_one_line(name, message, run, tmp_path, capsys):
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "r"))
+    shutil.rmtree(folder.path / "exported", ignore_errors=True)
+    (add_retraining(folder) / name).unlink()
+    assert message in mistake([str(folder.path)], tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "distillation", "told"),
+    [
+        (None, 0.5, ""),
+        ("resnet18.a1_in1k", 0.5, "distillation 0.5, temperature 2, teacher resnet18.a1_in1k"),
+        ("/runs/a/retrained/0123456789", 0.25, "teacher 0123456789"),
+        ("resnet18.a1_in1k", 0.0, ""),
+    ],
+)
+def test_the_card_tells_of_a_teacher_where_one_taught(teacher, distillation, told, run, tmp_path):
+    """And of no numbers that did nothing."""
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "r"))
+    recipe = Recipe(num_epochs=2, distillation=distillation, temperature=2.0)
+    add_retraining(folder, recipe=recipe, teacher=teacher)
+    card = write_card(find_subject(str(folder.path)), {"formats": {}, "deployed_macs": 10**9})
+    (line,) = re.findall(r"Recipe: .*\n", card)
+    assert line.endswith(f"{told}.\n") and "min_crop_area" not in line
+    assert all((word in line) == bool(told) for word in ("distillation", "temperature", "teacher"))
+
+
+def test_int8_of_a_full_training_is_measured_on_val(run, tmp_path, capsys):
+    """Which has trained on minival."""
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "r"))
+    add_retraining(folder)
+    out = tmp_path / "out"
+    assert main(["export", str(folder.path), "--int8", "--to", "timm", "--out", str(out)]) == 0
+    small = json.loads((out / "check.json").read_text())["formats"]["int8"]
+    assert small["split"] == "val" and small["images"] == NUM_VAL
+    assert re.search(r"int8: .* top1 [\d.]+ on 2,000 images of val, ", capsys.readouterr().out)
+    card = (out / "README.md").read_text()
+    assert "2,000 images of val of bands; the ranges were taken from 256 training images" in card
+    model, val = find_subject(str(folder.path)).model, make_bands_val(32, seed=0)
+    images = place(val.images, torch.device("cpu"))
+    correct = sum(
+        int((model(batch).argmax(1) == labels).sum())
+        for batch, labels in in_order(images, val.labels, 32, torch.device("cpu"))
+    )
+    assert small["top1_float"] == pytest.approx(100 * correct / NUM_VAL, abs=0.1)
+
+
+def test_calibration_takes_training_images_all_over_the_split(monkeypatch):
+    bands = data.load("bands", resolution=32, seed=0)
+    taken = []
+    whole = data.Shards.__getitem__
+    monkeypatch.setattr(
+        data.Shards, "__getitem__", lambda self, i: taken.append((self, i)) or whole(self, i)
+    )
+    found = calibration_images(bands)
+    assert len(found) == len(taken) == 256 and {images for images, _ in taken} == {
+        bands.train.images
+    }
+    chosen = [index for _, index in taken]
+    assert chosen[0] == 0 and set(np.diff(chosen)) == {3, 4} and chosen[-1] >= 996
+    pixels = bands.train.images[chosen[7]][4:36, 4:36].astype(np.float32) / 255
+    expected = (pixels - timm.data.IMAGENET_DEFAULT_MEAN) / timm.data.IMAGENET_DEFAULT_STD
+    assert np.abs(found[7] - expected.transpose(2, 0, 1)).max() < 1e-5
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_int8_does_not_pack_what_was_streamed(full, run, tmp_path, capsys):
+    source = str(make_folder(tmp_path / "set"))
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "r"))
+    shutil.rmtree(folder.path / "exported", ignore_errors=True)
+    if full:
+        add_retraining(folder, data=source, stream=True)
+    else:
+        text = folder.experiment_file.read_text()
+        text = text.replace("stream: false", "stream: true").replace(
+            "data: bands", f"data: {source}"
+        )
+        folder.experiment_file.write_text(text)
+    message = mistake([str(folder.path), "--int8"], tmp_path, capsys)
+    assert f"--int8: {source} was streamed" in message and "give --data PACK" in message
+
+
+def test_names_that_are_no_utf_8_come_through(run, tmp_path, capsys):
+    """Classes are folders, and so is an export."""
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "r"))
+    classes = (os.fsdecode(b"caf\xe9"), "naïve", "a\nb", *CLASSES[3:])
+    write_settings(folder, read_settings(folder.experiment_file), RunData(9, 9, classes))
+    out = tmp_path / "out"
+    assert main(["export", str(folder.path), "--to", "timm", "--out", str(out)]) == 0
+    model = timm.create_model(f"local-dir:{out}", pretrained=True)
+    assert tuple(model.pretrained_cfg["label_names"]) == classes
+    other = tmp_path / os.fsdecode(b"caf\xe9")
+    assert main(["export", str(folder.path), "--to", "onnx", "--out", str(other)]) == 0
+    assert capsys.readouterr().out.endswith(f"all of it is in {tmp_path}/caf\\udce9\n")
+    assert (other / "model.onnx").is_file()
 
 
 def test_a_comparison_is_exported_by_seed(run, tmp_path):
@@ -353,6 +507,7 @@ def mistake(words, tmp_path, capsys):
 MISTAKES = [
     (["RUN", "--id", "0123456789"], "has no network '0123456789'; its trials.csv lists the ids"),
     (["RUN:0123456789"], "has no network '0123456789'"),
+    (["RUN", "--id", f"../trials/{MIXED.id}"], "has no network '../trials/.*lists the ids"),
     (["RUN", "--to", "timm,tflite"], "no format 'tflite'; allowed: timm, onnx, torch, code"),
     (["RUN", "--classes", "5"], "--classes: 5 classes, but .*checkpoint.pt is for 12; leave it"),
     (["RUN", "--data", "bands"], "--data is that of --int8"),
@@ -399,6 +554,23 @@ def test_a_run_without_a_front_or_with_broken_weights(run, tmp_path, capsys):
     assert "has no front yet; give --id" in mistake([str(folder.path)], tmp_path, capsys)
 
 
+@pytest.mark.parametrize("what", ["gmnet_s1", f"trials/{MIXED.id}/architecture.json"])
+def test_a_run_has_no_place_for_a_network_of_another_origin(what, run, monkeypatch, capsys):
+    """Even where the run is the folder that one is in."""
+    monkeypatch.chdir(run.path)
+    before = sorted(run.path.rglob("*"))
+    assert main(["export", what, "--to", "timm"]) == 2
+    assert "give --out DIR" in capsys.readouterr().err
+    assert sorted(run.path.rglob("*")) == before
+
+
+def test_the_folder_that_one_is_in_may_be_the_run(run, tmp_path, monkeypatch):
+    folder = shutil.copytree(run.path, tmp_path / "r", ignore=shutil.ignore_patterns("exported"))
+    monkeypatch.chdir(folder)
+    assert main(["export", f".:{MIXED.id}", "--to", "code"]) == 0
+    assert (folder / "exported" / MIXED.id / "model.py").is_file()
+
+
 def test_an_export_that_exists_stays(exported, run, capsys):
     before = {path: path.read_bytes() for path in exported.iterdir()}
     assert main(["export", str(run.path)]) == 2
@@ -414,6 +586,17 @@ def test_an_empty_folder_may_be_there(dot, run, tmp_path, monkeypatch):
     assert main(["export", str(run.path), "--to", "code", "--out", out]) == 0
     assert (tmp_path / "out/model.py").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_an_empty_folder_is_followed(there, run, tmp_path):
+    if there:
+        (tmp_path / "there").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "there")
+    words = ["--to", "code", "--out", str(tmp_path / "out")]
+    assert main(["export", str(run.path), *words]) == 0
+    assert (tmp_path / "there/model.py").is_file() and (tmp_path / "out").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "there"]
 
 
 def test_what_computes_something_else_is_not_exported(run, tmp_path, monkeypatch, capsys):

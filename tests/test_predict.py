@@ -1,8 +1,12 @@
 """The likeliest classes of images, by an export."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +27,7 @@ from gmsearch.model import build
 from gmsearch.network import network_to_json
 from gmsearch.predict import Predictor
 
+ROOT = Path(__file__).parents[1]
 SIDE = 32
 LABELS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu")
 NETWORK = gmnet("gmnet_s1", 2)
@@ -93,6 +98,17 @@ def test_the_five_likeliest_by_timm_and_pillow(exported, photos, capsys):
         assert percents == pytest.approx([100 * float(value) for value in values], abs=0.2)
 
 
+def test_a_program_reads_the_same(exported, photos, capsys):
+    assert main(["predict", str(exported), *map(str, photos)]) == 0
+    by_eye = told(capsys.readouterr().out)
+    assert main(["predict", str(exported), *map(str, photos), "--json"]) == 0
+    by_program = json.loads(capsys.readouterr().out)
+    assert list(by_program) == list(by_eye)
+    for photo, guesses in by_eye.items():
+        found = [(each["label"], round(100 * each["probability"], 1)) for each in by_program[photo]]
+        assert found == guesses
+
+
 def test_images_are_prepared_as_those_of_a_pack(exported, tmp_path):
     """So what a search saw in minival is what predict sees of the same file."""
     rng = np.random.default_rng(1)
@@ -141,6 +157,26 @@ def test_classes_without_names_and_fewer_than_five(tmp_path, photos, capsys):
     assert sum(percent for _, percent in guesses) == pytest.approx(100, abs=0.2)
 
 
+@pytest.mark.parametrize("onnx", [True, False])
+def test_names_that_are_no_utf_8_are_escaped(onnx, exported, photos, tmp_path):
+    """And a name of two lines stays on one."""
+    folder = shutil.copytree(exported, tmp_path / "out")
+    broken(folder, label_names=["caf\udce9", "naïve", "a\nb", "d", "e", "f", "\ud800"])
+    if not onnx:
+        (folder / "model.onnx").unlink()
+    photo = os.fsencode(tmp_path) + b"/caf\xe9.jpg"
+    shutil.copy(photos[0], photo)
+    command = [sys.executable, "-m", "gmsearch", "predict", os.fsencode(folder), photo]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    found = told(done.stdout.decode())
+    assert list(found) == [f"{tmp_path}/caf\\udce9.jpg"]
+    known = {"caf\\udce9", "naïve", "a\\nb", "d", "e", "f", "\\ud800"}
+    (guesses,) = found.values()
+    assert len(guesses) == 5 and {label for label, _ in guesses} < known
+
+
 def broken(folder, **changes):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **changes}))
@@ -159,6 +195,7 @@ def broken(folder, **changes):
         (lambda t: (t / "out/config.json").write_text("{"), "config.json: not what gmsearch"),
         (lambda t: (t / "out/config.json").write_text("[]"), "config.json: not what gmsearch"),
         (lambda t: broken(t / "out", label_names=["ant"]), "config.json: not what gmsearch"),
+        (lambda t: broken(t / "out", label_names=[*range(7)]), "config.json: not what gmsearch"),
         (lambda t: broken(t / "out", pretrained_cfg={}), "config.json: not what gmsearch"),
         (lambda t: broken(t / "out", num_classes=6, label_names=None), "not the network of"),
         (lambda t: (t / "out/model.onnx").write_text("x"), "model.onnx: cannot be loaded"),

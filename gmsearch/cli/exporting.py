@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from gmsearch.cli.flags import Parser, absolute, whole
 from gmsearch.errors import SettingsError
-from gmsearch.exporting import FORMATS
-from gmsearch.run import RunFolder
+from gmsearch.exporting import FORMATS, printable
 
 if TYPE_CHECKING:
     from gmsearch.exporting.subject import Subject
@@ -63,7 +62,8 @@ def _add_export(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--data",
         metavar="PACK",
-        help="whose minival calibrates --int8, and tells its top1 (default: that of the run)",
+        help="whose training images calibrate --int8, and whose held-out ones tell its top1 "
+        "(default: that of the run)",
     )
     parser.add_argument("--json", action="store_true", help="check.json, for a program to read")
     parser.set_defaults(run=_export)
@@ -79,6 +79,7 @@ def _add_predict(verbs: "argparse._SubParsersAction[Parser]") -> None:
     )
     parser.add_argument("folder", type=Path, metavar="EXPORT_DIR", help="as export wrote it")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files")
+    parser.add_argument("--json", action="store_true", help="for a program to read")
     parser.set_defaults(run=_predict)
 
 
@@ -86,12 +87,10 @@ def _export(arguments: argparse.Namespace) -> int:
     formats = _formats(arguments.to)
     if arguments.data is not None and not arguments.int8:
         raise SettingsError("--data is that of --int8; give both, or neither")
-    if arguments.out is None and not _is_run(arguments.what):
-        raise SettingsError("give --out DIR, the folder to write; only a run has a place for it")
 
     from gmsearch.data import is_named
     from gmsearch.exporting.folder import export, refuse_used
-    from gmsearch.exporting.int8 import minival_for
+    from gmsearch.exporting.int8 import data_for
     from gmsearch.exporting.subject import find_subject
 
     if arguments.out is not None:
@@ -103,23 +102,23 @@ def _export(arguments: argparse.Namespace) -> int:
         resolution=arguments.resolution,
         classes=arguments.classes,
     )
-    folder = arguments.out or _place(arguments.what, subject)
+    folder = arguments.out or _place(subject)
     refuse_used(folder)
     source = arguments.data
     if source is not None and source != "bands" and not is_named(source):
         source = absolute(source)
     chosen = subject.formats(formats)
-    dataset = minival_for(subject, source) if arguments.int8 else None
+    int8_data = data_for(subject, source) if arguments.int8 else None
 
     def say(line: str) -> None:
         if not arguments.json:
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
     say(f"{subject.name}: {subject.network.in_words()}; {subject.resolution} px")
     say(subject.weights)
     if subject.labels is None:
         say("The classes have numbers only; --classes FILE names them.")
-    report = export(subject, folder, chosen, int8_data=dataset, say=say)
+    report = export(subject, folder, chosen, int8_data=int8_data, say=say)
     say(f"all of it is in {folder}")
     if arguments.json:
         print(json.dumps({"folder": str(folder), **report}, indent=2))
@@ -137,24 +136,27 @@ def _formats(text: str | None) -> tuple[str, ...] | None:
     return names
 
 
-def _is_run(what: str) -> bool:
-    return any(
-        RunFolder(Path(path)).experiment_file.exists() for path in (what, what.rpartition(":")[0])
-    )
-
-
-def _place(what: str, subject: "Subject") -> Path:
-    run = Path(what) if Path(what).is_dir() else Path(what.rpartition(":")[0])
-    return RunFolder(run).exported_folder(subject.network.id)
+def _place(subject: "Subject") -> Path:
+    """The place that a run has for its networks. Raises SettingsError for one of no run."""
+    if subject.run is None:
+        raise SettingsError("give --out DIR, the folder to write; only a run has a place for it")
+    return subject.run.exported_folder(subject.network.id)
 
 
 def _predict(arguments: argparse.Namespace) -> int:
     from gmsearch.predict import Predictor
 
     predictor = Predictor(arguments.folder)
+    if arguments.json:
+        found = {
+            str(image): [guess._asdict() for guess in predictor.guesses(image)]
+            for image in arguments.images
+        }
+        print(json.dumps(found, indent=2))
+        return 0
     for image in arguments.images:
         guesses = predictor.guesses(image)
-        print(f"{image}:")
+        print(printable(f"{image}:"))
         for guess in guesses:
-            print(f"  {100 * guess.probability:5.1f} %  {guess.label}")
+            print(f"  {100 * guess.probability:5.1f} %  {printable(guess.label)}")
     return 0

@@ -10,4 +10,20 @@ EXPORT/
   README.md            the model card
 """
 
+import unicodedata
+
 FORMATS = ("timm", "onnx", "torch", "code")
+
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls, bytes that are no UTF-8, ends of lines
+
+
+def printable(text: str) -> str:
+    """Text that comes from names of files, in one line that any output in UTF-8 takes: what is no
+    letter in it is escaped.
+    """
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if unicodedata.category(letter) in UNPRINTABLE
+        else letter
+        for letter in text
+    )

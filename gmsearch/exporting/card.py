@@ -5,6 +5,7 @@ from typing import Any
 
 from gmsearch.architecture import Architecture, Stage
 from gmsearch.cost import halved
+from gmsearch.data.decoding import side_for
 from gmsearch.exporting.subject import Subject
 
 
@@ -42,9 +43,9 @@ def _lines(subject: Subject, report: dict[str, Any]) -> Iterator[str]:
     yield from _accuracy(subject, report)
     yield "## How it loads\n"
     yield (
-        "Images are cut to their centre square, resized to the size above, and normalised with "
-        "mean and std of config.json, the usual ones of ImageNet. The commands run in this "
-        "folder; in each, `images` stands for such a batch.\n"
+        f"The centre square of an image is resized to {side_for(side)} px, and the {side} px in "
+        "its middle are normalised with mean and std of config.json, the usual ones of ImageNet. "
+        "The commands run in this folder; in each, `images` stands for such a batch.\n"
     )
     for name, (words, command) in _loading(subject).items():
         if name in report["formats"]:
@@ -100,23 +101,29 @@ def _accuracy(subject: Subject, report: dict[str, Any]) -> Iterator[str]:
         if facts["split"] == "minival":
             yield "minival is a part of the training images that is kept from training.\n"
         if "recipe" in facts:
-            recipe = ", ".join(f"{key} {value:g}" for key, value in _recipe(facts["recipe"]))
-            yield f"Recipe: AdamW, cosine; {recipe}.\n"
+            yield f"Recipe: AdamW, cosine; {', '.join(_recipe(facts))}.\n"
     else:
         yield "Nothing is known of it here.\n"
     if small is not None:
         yield (
             f"With 8 bits top1 is {small['top1']:.1f} %, with floats {small['top1_float']:.1f} %, "
-            f"on the same {small['images']:,} images of minival of {small['data']}, "
-            f"{small['calibration_images']:,} of which the ranges were taken from.\n"
+            f"on the same {small['images']:,} images of {small['split']} of {small['data']}; the "
+            f"ranges were taken from {small['calibration_images']:,} training images.\n"
         )
 
 
-def _recipe(recipe: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """The numbers of a recipe that do something."""
+def _recipe(facts: dict[str, Any]) -> Iterator[str]:
+    """What of a recipe does something, and who taught."""
+    recipe = facts["recipe"]
+    taught = "teacher" in facts and recipe["distillation"] > 0
+    idle = set() if taught else {"distillation", "temperature"}
+    if recipe["min_crop_area"] == 1:
+        idle.add("min_crop_area")
     for key, value in recipe.items():
-        if not isinstance(value, str) and value:
-            yield key.replace("num_epochs", "epochs"), value
+        if not isinstance(value, str) and value and key not in idle:
+            yield f"{key.replace('num_epochs', 'epochs')} {value:g}"
+    if taught:
+        yield f"teacher {facts['teacher']}"
 
 
 def _loading(subject: Subject) -> dict[str, tuple[str, str]]:

@@ -16,11 +16,11 @@ import torch
 
 from gmsearch.cost import total
 from gmsearch.counting import count
-from gmsearch.data import Dataset
 from gmsearch.errors import SettingsError
+from gmsearch.exporting import printable
 from gmsearch.exporting.card import write_card
 from gmsearch.exporting.check import BATCHES, SEED, TOLERANCE, Check, as_run
-from gmsearch.exporting.int8 import quantise
+from gmsearch.exporting.int8 import Int8Data, quantise
 from gmsearch.exporting.pretrained import WEIGHTS, load_pretrained, write_config, write_weights
 from gmsearch.exporting.program import export_program, load_program
 from gmsearch.exporting.source_code import load_code, write_code
@@ -39,7 +39,7 @@ def export(
     folder: Path,
     formats: tuple[str, ...],
     *,
-    int8_data: Dataset | None = None,
+    int8_data: Int8Data | None = None,
     say: Say = lambda line: None,
 ) -> dict[str, Any]:
     """Writes a network in some of FORMATS, and quantised where `int8_data` is given; returns what
@@ -64,7 +64,7 @@ def refuse_used(folder: Path) -> None:
 @contextmanager
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder to fill that takes its name at the end, and leaves nothing after an error."""
-    folder = folder.absolute()  # `.` has no name
+    folder = Path(os.path.realpath(folder))  # `.` has no name, and no folder replaces a link
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     partial.mkdir(parents=True)
     try:
@@ -78,7 +78,7 @@ def _write(
     subject: Subject,
     folder: Path,
     formats: tuple[str, ...],
-    int8_data: Dataset | None,
+    int8_data: Int8Data | None,
     say: Say,
 ) -> dict[str, Any]:
     check = Check(subject.model, subject.resolution)
@@ -133,14 +133,15 @@ def _write(
 
 
 def _write_int8(
-    exported: bytes, folder: Path, dataset: Dataset, check: Check, say: Say
+    exported: bytes, folder: Path, int8_data: Int8Data, check: Check, say: Say
 ) -> dict[str, Any]:
+    dataset, split = int8_data
     small = quantise(exported, dataset)
     (folder / INT8).write_bytes(small.onnx)
     size = len(small.onnx)
     say(
         f"int8: {INT8}, {size / 1e6:.1f} MB, top1 {small.top1:.1f} on {small.num_images:,} images "
-        f"of minival, {small.top1_float:.1f} with floats"
+        f"of {split}, {small.top1_float:.1f} with floats"
     )
     run = OrtNetwork(small.onnx, torch.get_num_threads()).run
     return {
@@ -149,8 +150,8 @@ def _write_int8(
         "bytes": size,
         "top1": small.top1,
         "top1_float": small.top1_float,
-        "data": dataset.name,
-        "split": "minival",
+        "data": printable(dataset.name),
+        "split": split,
         "images": small.num_images,
         "calibration_images": small.num_calibration,
     }

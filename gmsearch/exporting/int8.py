@@ -11,37 +11,49 @@ import numpy as np
 import torch
 
 from gmsearch import data
+from gmsearch.augment import normalise
 from gmsearch.errors import SettingsError
+from gmsearch.experiment import FullTraining, Settings
 from gmsearch.exporting.subject import Subject
-from gmsearch.feeding import Batches, in_order, place
+from gmsearch.feeding import Batches, Crops, in_order, place
 from gmsearch.onnx_export import INPUT, OrtNetwork
 
-CALIBRATION = 256  # images of minival, or all where it has fewer
+CALIBRATION = 256  # training images, or all where there are fewer
 FEWEST = 100
 BATCH = 16  # images that are calibrated with at once
+
+
+class Int8Data(NamedTuple):
+    """What a network is quantised with: ranges come from training images, top1 from held-out ones,
+    which are `minival` of the data set.
+    """
+
+    dataset: data.Dataset
+    split: str  # what the held-out images are: minival, or val in its place
 
 
 class Quantised(NamedTuple):
     """A quantised network, and how well it does beside the one that it comes from."""
 
     onnx: bytes
-    top1: float  # in per cent of minival
+    top1: float  # in per cent of the held-out images
     top1_float: float
-    num_images: int  # of minival
+    num_images: int  # that are held out
     num_calibration: int
 
 
-def minival_for(subject: Subject, source: str | None) -> data.Dataset:
-    """The data to calibrate with: `source`, or that of the run that the network comes from.
+def data_for(subject: Subject, source: str | None) -> Int8Data:
+    """The data to quantise with: `source`, or that of the run that the network comes from.
 
-    Raises UserError where it is not that of the network.
+    A full training has seen minival, so val is held out there. Raises UserError where it is not the
+    data of the network.
     """
     settings = subject.settings
     if source is None:
-        if settings is None:
-            raise SettingsError("--int8 needs images to calibrate with; give --data PACK")
-        source = settings.data
-    dataset = data.load(
+        source = _source_of(settings)
+    official = isinstance(settings, FullTraining)
+    load = data.load_official if official else data.load
+    dataset = load(
         source,
         resolution=subject.resolution,
         seed=0 if settings is None else settings.seed,
@@ -57,34 +69,49 @@ def minival_for(subject: Subject, source: str | None) -> data.Dataset:
             f"--data {source}: other classes than those of the network; "
             "give the data that it was trained on"
         )
-    if len(dataset.minival) < FEWEST:
+    if len(dataset.train) < FEWEST:
         raise SettingsError(
-            f"--data {source}: {len(dataset.minival)} images in minival; "
+            f"--data {source}: {len(dataset.train)} training images; "
             f"calibration takes {FEWEST} or more: pack more images"
         )
-    return dataset
+    return Int8Data(dataset, "val" if official else "minival")
+
+
+def _source_of(settings: Settings | FullTraining | None) -> str:
+    """The data of a training. Raises SettingsError where there is none at hand."""
+    if settings is None:
+        raise SettingsError("--int8 needs images to calibrate with; give --data PACK")
+    if settings.stream:
+        raise SettingsError(
+            f"--int8: {settings.data} was streamed, there is no pack of it; "
+            "give --data PACK, which gmsearch pack makes"
+        )
+    return settings.data
 
 
 def quantise(onnx: bytes, dataset: data.Dataset) -> Quantised:
-    """Quantises an exported network, and evaluates both on minival.
-
-    Calibration images are spread over minival; what they cost in honesty is small, since ranges
-    are all that is taken from them.
-    """
-    step = max(1, len(dataset.minival) // CALIBRATION)
-    chosen = np.arange(len(dataset.minival))[::step][:CALIBRATION]
-    images = np.concatenate([batch.numpy() for batch, _ in _minival(dataset)])[chosen]
+    """Quantises an exported network, and evaluates both on the held-out images."""
+    images = calibration_images(dataset)
     small = _quantise(onnx, images)
     return Quantised(
         small,
-        _top1(small, _minival(dataset)),
-        _top1(onnx, _minival(dataset)),
+        _top1(small, _held_out(dataset)),
+        _top1(onnx, _held_out(dataset)),
         len(dataset.minival),
-        len(chosen),
+        len(images),
     )
 
 
-def _minival(dataset: data.Dataset) -> Batches:
+def calibration_images(dataset: data.Dataset) -> np.ndarray:
+    """Centres of training images that are spread evenly over their split; no other is read."""
+    images, count = dataset.train.images, min(CALIBRATION, len(dataset.train))
+    chosen = np.arange(count) * len(images) // count
+    corners = np.full(count, (images.side - dataset.resolution) // 2)
+    crops = Crops(chosen, corners, corners, dataset.resolution)
+    return normalise(place(images, torch.device("cpu")).take(crops)).contiguous().numpy()
+
+
+def _held_out(dataset: data.Dataset) -> Batches:
     split, cpu = dataset.minival, torch.device("cpu")
     return in_order(place(split.images, cpu), split.labels, dataset.resolution, cpu)
 

@@ -43,7 +43,7 @@ def write_config(subject: Subject, folder: Path) -> None:
             "custom_load": False,
             "input_size": [3, resolution, resolution],
             "interpolation": "bicubic",
-            "crop_pct": round(resolution / side_for(resolution), 4),
+            "crop_pct": crop_share(resolution),
             "crop_mode": "center",
             "mean": IMAGENET_DEFAULT_MEAN,
             "std": IMAGENET_DEFAULT_STD,
@@ -55,7 +55,15 @@ def write_config(subject: Subject, folder: Path) -> None:
     }
     if subject.labels is not None:
         config["label_names"] = subject.labels
-    write_atomically(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    # In ASCII: timm reads it strictly, and names of classes may be folders that are no UTF-8.
+    write_atomically(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def crop_share(resolution: int) -> float:
+    """The share of the resized square that the network sees, in four digits. Timm takes the whole
+    part of resolution / share for the square's side: rounded down, the share never gives less.
+    """
+    return resolution * 10_000 // side_for(resolution) / 10_000
 
 
 def write_weights(subject: Subject, folder: Path) -> None:

@@ -11,10 +11,9 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
-from gmsearch import data
 from gmsearch.cost import Cost, total
 from gmsearch.data.selection import read_classes
-from gmsearch.errors import SettingsError, UserError, WeightsError
+from gmsearch.errors import SettingsError, WeightsError
 from gmsearch.experiment import (
     Experiment,
     FullTraining,
@@ -22,7 +21,7 @@ from gmsearch.experiment import (
     read_full_training,
     read_settings,
 )
-from gmsearch.exporting import FORMATS
+from gmsearch.exporting import FORMATS, printable
 from gmsearch.folding import fold
 from gmsearch.model import GatedNet
 from gmsearch.network import Network, Peer, read_network
@@ -48,6 +47,7 @@ class Subject:
     weights: str  # where they come from, a whole sentence
     facts: dict[str, Any]  # the same for programs; the accuracy too, where it is known
     settings: Settings | FullTraining | None = None  # of the training that it comes from
+    run: RunFolder | None = None  # that it comes from
 
     def deployed(self) -> nn.Module:
         """The same function with the fewest operators that exact algebra leaves."""
@@ -92,7 +92,7 @@ def find_subject(
         settings: Settings | FullTraining | None = None
     else:
         network_id = network_id or _best_of(run)
-        folder = run.find_trial(network_id)
+        folder = None if "/" in network_id else run.find_trial(network_id)
         if folder is None:
             raise SettingsError(
                 f"{run.path} has no network {network_id!r}; its trials.csv lists the ids"
@@ -107,17 +107,18 @@ def find_subject(
     if wanted == 0:
         raise SettingsError("--classes: 0 classes; give 1 or more, or a file that names them")
     model, num_classes = _build(network, origin, wanted, resolution)
-    labels = wanted if isinstance(wanted, tuple) else _labels(settings, num_classes)
+    labels = wanted if isinstance(wanted, tuple) else training and training.labels
     return Subject(
-        name=name,
+        name=printable(name),
         network=network,
         model=model,
         resolution=resolution,
         num_classes=num_classes,
-        labels=labels,
+        labels=labels if labels and len(labels) == num_classes else None,
         weights=origin.words,
         facts=origin.facts,
         settings=settings,
+        run=run,
     )
 
 
@@ -154,13 +155,23 @@ class _Origin(NamedTuple):
     facts: dict[str, Any]
 
 
+class _Result(NamedTuple):
+    """What weights of a training reach."""
+
+    average: bool  # whether they are the average
+    epochs: int
+    top1: float
+
+
 class _Training(NamedTuple):
     """A training of a run, on disk."""
 
-    checkpoint: Path
+    file: Path  # of its weights
     kind: str  # what it is, in words
     split: str  # what its top1 is of
     settings: Settings | FullTraining  # what it was trained with
+    labels: tuple[str, ...] | None  # the names of the classes
+    result: _Result | None = None  # None: the file tells it
 
 
 def _training_of(run: RunFolder, network_id: str, trial: Path, settings: Settings) -> _Training:
@@ -168,15 +179,35 @@ def _training_of(run: RunFolder, network_id: str, trial: Path, settings: Setting
     retrained = run.path / "retrained" / network_id
     if (retrained / "result.json").is_file():
         full = read_full_training(retrained / "settings.yaml")
-        return _Training(retrained / "checkpoint.pt", "full retraining", "val", full)
+        result, labels = _read_result(retrained / "result.json")
+        file = retrained / "model.safetensors"
+        return _Training(file, "full retraining", "val", full, labels, result)
     kind = "short search trial" if isinstance(settings, Experiment) else "single training"
-    return _Training(trial / "checkpoint.pt", kind, "minival", settings)
+    return _Training(trial / "checkpoint.pt", kind, "minival", settings, run.classes)
+
+
+def _read_result(file: Path) -> tuple[_Result, tuple[str, ...]]:
+    """What a full training reached, and its classes. Raises SettingsError for a file that is not
+    what it wrote.
+    """
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        average = bool(told.get("average"))
+        top1 = told["average" if average else "raw"]["top1"]
+        result = _Result(average, int(told["epochs"]), float(top1))
+        return result, tuple(dict(told["by_class"]))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        raise SettingsError(
+            f"{file}: not what a full training wrote; "
+            "remove it, and the same `gmsearch retrain` writes it again"
+        ) from None
 
 
 def _origin(weights: Path | None, training: _Training | None) -> _Origin:
     if weights is not None:
-        words = f"The weights are those of the file {weights.name}."
-        facts = {"kind": "file", "file": weights.name}
+        name = printable(weights.name)
+        words = f"The weights are those of the file {name}."
+        facts = {"kind": "file", "file": name}
         return _Origin(read_weights(weights), weights, words, facts)
     if training is not None:
         return _trained(training)
@@ -186,11 +217,40 @@ def _origin(weights: Path | None, training: _Training | None) -> _Origin:
 
 def _trained(training: _Training) -> _Origin:
     """The weights that a training saved, the average where it has one. Raises WeightsError."""
-    path, kind, split, settings = training
+    settings, kind, split = training.settings, training.kind, training.split
+    if training.result is None:
+        state, result = _read_checkpoint(training.file)
+    else:
+        state, result = read_weights(training.file), training.result
+    data = printable(Path(settings.data).name)
+    where = f" on {data} at {settings.resolution} px"
+    facts = {
+        "kind": kind,
+        **result._asdict(),
+        "split": split,
+        "data": data,
+        "resolution": settings.resolution,
+        "recipe": settings.model_dump(mode="json")["recipe"],
+    }
+    if isinstance(settings, FullTraining) and settings.teacher is not None:
+        facts["teacher"] = printable(Path(settings.teacher).name)
+    average = "the average of the weights (EMA) of" if result.average else "those of"
+    epochs = "1 epoch" if result.epochs == 1 else f"{result.epochs} epochs"
+    if settings.recipe.num_epochs > result.epochs:
+        epochs = f"{result.epochs} of {settings.recipe.num_epochs} epochs"
+    words = (
+        f"The weights are {average} a {kind}: {epochs}{where}, "
+        f"top1 {result.top1:.1f} % on its {split} split."
+    )
+    return _Origin(state, training.file, words, facts)
+
+
+def _read_checkpoint(path: Path) -> tuple[Mapping[str, Any], _Result]:
+    """The weights of a checkpoint, the average where it has one. Raises WeightsError."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         state, history = saved.get("ema") or saved["model"], saved["history"]
-        last = {"epochs": len(history), "top1": history[-1]["top1"]}
+        return state, _Result(saved.get("ema") is not None, len(history), history[-1]["top1"])
     except FileNotFoundError:
         raise WeightsError(
             f"{path}: no such file, the training has no weights yet; "
@@ -201,25 +261,6 @@ def _trained(training: _Training) -> _Origin:
     except Exception as error:  # a broken file may make the reader stumble in any way
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WeightsError(f"{path}: not a checkpoint of a training ({reason[:100]})") from None
-    where = f" on {Path(settings.data).name} at {settings.resolution} px"
-    facts = {
-        "kind": kind,
-        "average": saved.get("ema") is not None,
-        **last,
-        "split": split,
-        "data": Path(settings.data).name,
-        "resolution": settings.resolution,
-        "recipe": settings.model_dump(mode="json")["recipe"],
-    }
-    average = "the average of the weights (EMA) of" if facts["average"] else "those of"
-    epochs = "1 epoch" if last["epochs"] == 1 else f"{last['epochs']} epochs"
-    if settings.recipe.num_epochs > last["epochs"]:
-        epochs = f"{last['epochs']} of {settings.recipe.num_epochs} epochs"
-    words = (
-        f"The weights are {average} a {kind}: {epochs}{where}, "
-        f"top1 {last['top1']:.1f} % on its {split} split."
-    )
-    return _Origin(state, path, words, facts)
 
 
 def _build(
@@ -251,14 +292,3 @@ def _classes_of(state: Mapping[str, Any], model: nn.Module) -> int | None:
     """The number of classes that weights are for, where their classifier is known."""
     head = state.get(f"{classifier_of(model)}.weight")
     return len(head) if isinstance(head, Tensor) and head.ndim else None
-
-
-def _labels(settings: Settings | FullTraining | None, num_classes: int) -> tuple[str, ...] | None:
-    """The names of a run's classes, where its data is still there."""
-    if settings is None:
-        return None
-    try:
-        labels = data.class_names(settings.data)
-    except (UserError, OSError):
-        return None
-    return labels if len(labels) == num_classes else None

@@ -1,6 +1,6 @@
-"""The Pareto front of a set of trials."""
+"""The Pareto front of a set of trials, and how much it holds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -21,3 +21,15 @@ def front(points: Sequence[Sequence[float]], maximize: Sequence[bool]) -> list[i
     as_good = (loss[:, None] <= loss[None]).all(axis=2)  # [i, j]: i is at least as good as j
     better = (loss[:, None] < loss[None]).any(axis=2)
     return np.flatnonzero(~(as_good & better).any(axis=0)).tolist()
+
+
+def hypervolume(points: Iterable[tuple[float, float]], limit: float) -> float:
+    """The hypervolume of points (top1, cost) with the reference point top1 = 0 and cost = `limit`,
+    over `limit`: the mean, over all costs from 0 to the limit, of the best top1 known at up to that
+    cost. It has the unit of top1; what costs more than the limit counts for nothing.
+    """
+    area = best = reached = 0.0
+    for cost, top1 in sorted((cost, top1) for top1, cost in points if cost <= limit):
+        area += best * (cost - reached)
+        best, reached = max(best, top1), cost
+    return (area + best * (limit - reached)) / limit

@@ -1,13 +1,17 @@
 """What is known of one trial, in the terms that tables, pictures and files share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gmsearch.interval import wilson_interval
 from gmsearch.network import Network
 from gmsearch.pareto import front
+
+# Of an epoch, what those who follow a run are told beside its number.
+SCALARS = ("top1", "train_loss", "loss")
 
 EpochDict = dict[str, Any]  # a line of metrics.jsonl: the fields of training.EpochResult
 
@@ -86,6 +90,25 @@ def half_interval(top1: float, num_images: int) -> float:
     """Half of the 95 % interval of a top1 in per cent, from the number of images alone."""
     _, low, high = wilson_interval(round(top1 / 100 * num_images), num_images)
     return 50 * (high - low)
+
+
+def tied(front: Sequence[TrialRecord], num_images: int | None) -> set[str]:
+    """The ids of a front whose 95 % interval overlaps that of the next better or the next worse,
+    where the front is sorted by top1; none where the number of images is not known.
+    """
+    if num_images is None:
+        return set()
+    spans = [
+        (record.id, top1, half_interval(top1, num_images))
+        for record in front
+        if (top1 := record.top1) is not None
+    ]
+    return {
+        name
+        for (one, a, half_a), (other, b, half_b) in pairwise(spans)
+        if abs(a - b) < half_a + half_b
+        for name in (one, other)
+    }
 
 
 def front_of(records: Iterable[TrialRecord], objectives: tuple[str, ...]) -> list[TrialRecord]:

@@ -2,19 +2,23 @@
 it.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import URL, event
+from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from gmsearch.architecture import Architecture
+from gmsearch.errors import ArchitectureError, SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.gmnet import gmnet_within, without_gates
 from gmsearch.record import Job, TrialRecord
@@ -26,10 +30,13 @@ _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.RUNNING: "running",
     TrialState.FAIL: "failed",
+    TrialState.PRUNED: "stopped",
 }
 
 
 STORAGE_ERRORS = (OptunaError, SQLAlchemyError)  # what a broken or locked study.db ends in
+# Of another version, of a database without a driver, or no storage at all.
+READ_ERRORS = (*STORAGE_ERRORS, RuntimeError, ImportError, ValueError, OSError)
 
 
 class SearchStudy:
@@ -143,6 +150,9 @@ class SearchStudy:
             "baseline": baseline,
             "id": architecture.id,
         }
+        # The form that the dashboard reads too; of `set_constraint` it knows nothing.
+        within = [cost.macs / self._experiment.budget - 1]
+        trial.storage.set_trial_system_attr(trial._trial_id, "constraints", within)
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
         self._trials[trial.number] = trial
@@ -166,25 +176,12 @@ class SearchStudy:
 
     def _remember(self, frozen: FrozenTrial) -> None:
         """Takes a stored trial into `records`."""
-        notes = frozen.user_attrs
-        if "id" not in notes:
+        record = _record_of(frozen, self._folder, self._experiment)
+        if record is None:
             if frozen.state == TrialState.RUNNING:
                 self._study.tell(frozen.number, state=TrialState.FAIL)
             return
-        self.records[frozen.number] = TrialRecord(
-            number=frozen.number,
-            id=notes["id"],
-            state=_STATES[frozen.state],
-            network=Architecture.from_dict(notes["architecture"]),
-            seed=self._experiment.seed,
-            macs=notes["macs"],
-            params=notes["params"],
-            activations=notes["activations"],
-            baseline=notes["baseline"],
-            picks=dict(frozen.params),
-            curve=notes.get("curve") or read_curve(self._folder.trial_folder(notes["id"])),
-            reason=notes.get("reason"),
-        )
+        self.records[frozen.number] = record
         if frozen.state == TrialState.RUNNING:
             self._trials[frozen.number] = Trial(self._study, frozen._trial_id)
 
@@ -206,14 +203,157 @@ class SearchStudy:
         return [record for record in self.records.values() if record.state == state]
 
 
+class StudyReader:
+    """Reads the trials of a run, which may go on meanwhile; writes nothing. Trials that have ended
+    are read once.
+
+    `storage` is where the study lies if not in the run's folder, as `open_storage` takes it. Raises
+    SettingsError where there is no study, or another one.
+    """
+
+    def __init__(
+        self, folder: RunFolder, experiment: Experiment, storage: str | None = None
+    ) -> None:
+        self._folder = folder
+        self._experiment = experiment
+        self._place = str(folder.study_file) if storage is None else "--storage"
+        self._ended: dict[int, TrialRecord | None] = {}
+        if storage is None and not folder.study_file.is_file():
+            raise SettingsError(f"{folder.path} has no study.db yet; let it start its first trial")
+        try:
+            url = _url_of(folder)
+            self.storage = (
+                get_storage(RDBStorage(url, skip_table_creation=True))
+                if storage is None
+                else open_storage(storage)
+            )
+            self.study_id = self.storage.get_study_id_from_name(experiment.name)
+        except KeyError:
+            raise SettingsError(
+                f"{self._place}: no study {experiment.name!r} in it; it is another run's"
+            ) from None
+        except READ_ERRORS as error:
+            raise self._unreadable(error) from None
+
+    def read(self) -> tuple[list[TrialRecord], int]:
+        """The trials by number, and how many there are that the run did not write."""
+        try:
+            trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
+        except READ_ERRORS as error:
+            raise self._unreadable(error) from None
+        records = [self._record(trial) for trial in trials]
+        known = [record for record in records if record is not None]
+        return known, len(records) - len(known)
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord | None:
+        if trial.number not in self._ended:
+            record = _record_of(trial, self._folder, self._experiment)
+            if not trial.state.is_finished():
+                return record
+            self._ended[trial.number] = record
+        return self._ended[trial.number]
+
+    def _unreadable(self, error: Exception) -> SettingsError:
+        return SettingsError(f"{self._place}: cannot be read: {first_line(error)}")
+
+
+def read_records(folder: RunFolder, experiment: Experiment) -> tuple[list[TrialRecord], int]:
+    """The trials of a run, which may go on meanwhile, and the number of those in its study that it
+    did not write. Nothing is written.
+
+    Raises SettingsError where there is no study, or another one.
+    """
+    return StudyReader(folder, experiment).read()
+
+
+def open_storage(storage: str) -> BaseStorage:
+    """A storage to read, given by its URL or as a journal file of Optuna's. None is made.
+
+    Raises SettingsError for what is none, or cannot be read.
+    """
+    said = f"--storage {storage}"
+    try:
+        if Path(storage).is_file():
+            if not _is_sqlite(Path(storage)):
+                return JournalStorage(JournalFileBackend(storage))
+            storage = f"sqlite:///{storage}"
+        url = make_url(storage)
+        said = f"--storage {url.render_as_string(hide_password=True)}"
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+            raise SettingsError(f"{said}: no such file; give one that a study was written to")
+        return get_storage(RDBStorage(storage, skip_table_creation=True))
+    except READ_ERRORS as error:
+        raise SettingsError(
+            f"{said}: cannot be read: {first_line(error)}; "
+            "give a URL such as sqlite:///PATH/study.db, or a journal file"
+        ) from None
+
+
+def _is_sqlite(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(6) == b"SQLite"
+
+
+def first_line(error: Exception) -> str:
+    """What a storage stumbled over."""
+    return (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _record_of(
+    frozen: FrozenTrial, folder: RunFolder, experiment: Experiment
+) -> TrialRecord | None:
+    """A stored trial; None for one that another program wrote, or that was cut off."""
+    notes = frozen.user_attrs
+    try:
+        record = TrialRecord(
+            number=frozen.number,
+            id=notes["id"],
+            state=_STATES[frozen.state],
+            network=Architecture.from_dict(notes["architecture"]),
+            seed=experiment.seed,
+            macs=notes["macs"],
+            params=notes["params"],
+            activations=notes["activations"],
+            baseline=notes["baseline"],
+            picks=dict(frozen.params),
+            curve=notes.get("curve") or read_curve(folder.trial_folder(notes["id"])),
+            reason=notes.get("reason"),
+        )
+    except (KeyError, TypeError, ArchitectureError):
+        return None
+    return record if _is_whole(record) else None
+
+
+def _is_whole(record: TrialRecord) -> bool:
+    """Whether a trial has what a search writes of one."""
+    costs = (record.macs, record.params, record.activations)
+    return (
+        all(isinstance(cost, int) for cost in costs)
+        and record.baseline in (None, "GmNet", "no gates")
+        and all(_is_epoch(epoch) for epoch in record.curve)
+        and (record.state != "complete" or bool(record.curve))
+    )
+
+
+def _is_epoch(epoch: Any) -> bool:
+    try:
+        return math.isfinite(epoch["top1"]) and math.isfinite(epoch["seconds"])
+    except (KeyError, TypeError):
+        return False
+
+
+def _url_of(folder: RunFolder) -> str:
+    """Where the study of a run is; the path may hold a `?`."""
+    return URL.create("sqlite", database=str(folder.study_file)).render_as_string()
+
+
 def _open_storage(folder: RunFolder) -> RDBStorage:
     """SQLite with a write-ahead log: a dashboard reads while the search writes, and a commit costs
     one sync less.
 
     What is committed survives a kill of the process; only a power cut may lose the last commits.
     """
-    url = URL.create("sqlite", database=str(folder.study_file))  # the path may hold a `?`
-    storage = RDBStorage(url.render_as_string())
+    storage = RDBStorage(_url_of(folder))
 
     @event.listens_for(storage.engine, "connect")
     def set_pragmas(connection: Any, _record: Any) -> None:

@@ -1,10 +1,12 @@
 """The front, against its definition."""
 
 import numpy as np
+import optuna
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmsearch.pareto import front
+from gmsearch.pareto import front, hypervolume
 
 
 def dominates(one, other, maximize):
@@ -58,3 +60,36 @@ def test_indices_are_plain_integers_in_the_order_given():
     points = np.random.default_rng(0).random((50, 3)).tolist()
     found = front(points, [True, False, False])
     assert found == sorted(found) and all(type(index) is int for index in found)
+
+
+@st.composite
+def trials(draw):
+    """(top1, cost) of trials, some of them over the limit of 100."""
+    costs = st.integers(0, 120) | st.floats(0, 120)
+    top1 = st.integers(0, 5).map(float) | st.floats(0, 100)
+    return draw(st.lists(st.tuples(top1, costs), max_size=12))
+
+
+@given(trials())
+def test_the_hypervolume_is_the_mean_of_the_best_at_up_to_each_cost(points):
+    """Against sums over a fine grid: a step may lie anywhere within a cell."""
+    grid = (np.arange(20_000) + 0.5) / 20_000 * 100
+    best = np.zeros_like(grid)
+    for top1, cost in points:
+        best = np.where(grid >= cost, np.maximum(best, top1), best)
+    assert abs(hypervolume(points, 100) - best.mean()) <= 100 / 20_000
+
+
+@given(trials())
+def test_the_hypervolume_is_that_of_optuna_over_the_limit(points):
+    losses = np.array([(-top1, cost) for top1, cost in points if cost <= 100]).reshape(-1, 2)
+    area = optuna._hypervolume.compute_hypervolume(losses, np.array([0.0, 100.0]))
+    assert hypervolume(points, 100) == pytest.approx(area / 100)
+
+
+def test_a_hypervolume_by_hand():
+    assert hypervolume([], 10) == 0
+    assert hypervolume([(50, 0)], 10) == 50
+    assert hypervolume([(50, 5)], 10) == 25
+    assert hypervolume([(50, 10), (60, 11)], 10) == 0  # at the limit, and over it
+    assert hypervolume([(50, 2), (40, 4), (60, 6)], 10) == (4 * 50 + 4 * 60) / 10

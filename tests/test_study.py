@@ -6,11 +6,12 @@ from pathlib import Path
 import optuna
 import pytest
 
+from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.gmnet import gmnet, gmnet_within, without_gates
-from gmsearch.run import RunFolder, write_settings
+from gmsearch.run import RunData, RunFolder, write_settings
 from gmsearch.space_file import read_space, read_space_data
-from gmsearch.study import SearchStudy
+from gmsearch.study import SearchStudy, read_records
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
 BUDGET = 30_000_000
@@ -34,7 +35,7 @@ def experiment() -> Experiment:
 @pytest.fixture
 def open_study(tmp_path, experiment):
     folder = RunFolder(tmp_path / "r")
-    write_settings(folder, experiment)
+    write_settings(folder, experiment, RunData(90, 10, ("a", "b")))
     return lambda: SearchStudy(folder, experiment, experiment.search_space(folder.path))
 
 
@@ -138,7 +139,7 @@ def test_a_space_of_points_ends_when_all_are_tried(tmp_path):
     settings = {"name": "r", "space": data, "budget": 3_000_000_000, "trials": 50}
     experiment = make_settings(Experiment, settings)
     folder = RunFolder(tmp_path / "r")
-    write_settings(folder, experiment)
+    write_settings(folder, experiment, RunData(90, 10, ("a", "b")))
     study = SearchStudy(folder, experiment, experiment.search_space(folder.path))
     ids = []
     while (job := study.ask()) is not None:
@@ -146,3 +147,29 @@ def test_a_space_of_points_ends_when_all_are_tried(tmp_path):
     # Ten networks, less the one over budget (fc); the baselines are two more.
     assert len(ids) == len(set(ids)) == 2 + 9
     assert study.is_exhausted
+
+
+def test_what_is_read_of_a_study_is_what_its_writer_knows(open_study, experiment, tmp_path):
+    """Trials of each state, and two that another program wrote."""
+    study = open_study()
+    one, two, three = (study.ask().number for _ in range(3))
+    for number in (one, two, three):
+        study.report(number, curve(10.0, 20.0))
+    study.tell(one)
+    study.tell_failed(two, "why")
+    foreign = optuna.load_study(storage=f"sqlite:///{tmp_path}/r/study.db", study_name="r")
+    for notes in ({}, {"id": "x", "architecture": {}}):
+        foreign.add_trial(optuna.create_trial(values=[1.0, 2.0], user_attrs=notes))
+    found, others = read_records(RunFolder(tmp_path / "r"), experiment)
+    assert others == 2 and [record.state for record in found] == ["complete", "failed", "running"]
+    for record in found[:2]:
+        assert record == study.records[record.number]
+
+
+def test_a_study_that_is_not_there_is_told(open_study, experiment, tmp_path):
+    open_study()
+    other = experiment.model_copy(update={"name": "other"})
+    with pytest.raises(SettingsError, match="no study 'other' in it"):
+        read_records(RunFolder(tmp_path / "r"), other)
+    with pytest.raises(SettingsError, match="has no study.db yet"):
+        read_records(RunFolder(tmp_path / "nothing"), other)

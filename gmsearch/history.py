@@ -1,0 +1,123 @@
+"""A run as it stands, read from its folder: what reports and dashboards tell."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gmsearch.errors import SettingsError
+from gmsearch.experiment import Experiment, read_settings
+from gmsearch.pareto import hypervolume
+from gmsearch.record import TrialRecord, front_of
+from gmsearch.run import RunData, RunFolder
+from gmsearch.space import SearchSpace
+from gmsearch.study import StudyReader
+
+
+class Step(NamedTuple):
+    """A trial of a search, and how far the search was with it."""
+
+    number: int
+    id: str
+    epochs: int  # trained so far, by all trials together
+    hypervolume: float  # so far, in points of top1
+
+
+@dataclass(frozen=True)
+class History:
+    """A search that is done, or goes on meanwhile."""
+
+    folder: RunFolder
+    experiment: Experiment
+    data: RunData | None  # None for a run from before data.json
+    records: list[TrialRecord]  # by number
+    num_foreign: int  # trials of its study that it did not write
+    sessions: list[dict[str, Any]]  # environment.json
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The space that was searched."""
+        return self.experiment.search_space(self.folder.experiment_file)
+
+    @property
+    def complete(self) -> list[TrialRecord]:
+        """The trials that were trained to their last epoch."""
+        return [record for record in self.records if record.state == "complete"]
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The trials that no other dominates, best top1 first."""
+        return front_of(self.records, self.experiment.objectives)
+
+    @property
+    def num_minival(self) -> int | None:
+        """Images that a top1 is of."""
+        return None if self.data is None else self.data.minival
+
+    @property
+    def limit(self) -> float:
+        """The cost up to which a hypervolume counts: the budget, or for a cost without one the
+        largest that was trained.
+        """
+        cost = self.experiment.objectives[1]
+        if cost == "macs":
+            return float(self.experiment.budget)
+        return float(max((getattr(record, cost) for record in self.records), default=1))
+
+    def growth(self, limit: float) -> list[Step]:
+        """The hypervolume over the first cost up to `limit`, trial after trial in the order in
+        which they began; the epochs of failed and running ones count too.
+        """
+        steps: list[Step] = []
+        best: list[tuple[float, float]] = []  # the front so far, as (top1, cost)
+        epochs, reached = 0, 0.0
+        for record in self.records:
+            new = (record.top1 or 0.0, getattr(record, self.experiment.objectives[1]))
+            dominated = any(top1 >= new[0] and spent <= new[1] for top1, spent in best)
+            if record.state == "complete" and not dominated:
+                best = [each for each in best if each[0] > new[0] or each[1] < new[1]] + [new]
+                reached = hypervolume(best, limit)
+            epochs += record.epochs
+            steps.append(Step(record.number, record.id, epochs, reached))
+        return steps
+
+
+class HistoryReader:
+    """Reads a search's folder, again and again while the search goes on.
+
+    `storage` is where its study lies, if not in the folder. Raises SettingsError for what is no
+    search, or has no study yet.
+    """
+
+    def __init__(self, path: Path, storage: str | None = None) -> None:
+        self.folder = RunFolder(path)
+        if not self.folder.experiment_file.is_file():
+            raise SettingsError(f"{path} is not a run, it has no experiment.yaml")
+        experiment = read_settings(self.folder.experiment_file)
+        if not isinstance(experiment, Experiment):
+            raise SettingsError(
+                f"{path} is a comparison, and has no front; its table is all it has"
+            )
+        self.experiment = experiment
+        self.study = StudyReader(self.folder, experiment, storage)
+
+    def read(self) -> History:
+        """The search as it stands. Raises SettingsError for what cannot be read any more."""
+        records, num_foreign = self.study.read()
+        data, sessions = self.folder.data, self.folder.sessions()
+        return History(self.folder, self.experiment, data, records, num_foreign, sessions)
+
+
+def read_history(path: Path) -> History:
+    """A search's folder. Raises SettingsError for what is none, or has no study yet."""
+    return HistoryReader(path).read()
+
+
+def check_comparable(one: History, other: History) -> None:
+    """Raises SettingsError where two searches had something else to find."""
+    for name in ("space", "budget", "objectives", "data_digest", "resolution", "recipe"):
+        if getattr(one.experiment, name) != getattr(other.experiment, name):
+            raise SettingsError(
+                f"--versus {other.folder.path}: another {name} than that of {one.folder.path}; "
+                "only the sampler, the seed and the number of trials may differ"
+            )

@@ -1,0 +1,34 @@
+"""Runs as a search leaves them, without any training."""
+
+from pathlib import Path
+
+from gmsearch.experiment import Experiment, make_settings
+from gmsearch.run import RunData, RunFolder, write_settings
+from gmsearch.space_file import read_space_data
+from gmsearch.study import SearchStudy
+
+SPACE = Path(__file__).parents[1] / "search_spaces" / "tiny.yaml"
+BUDGET = 30_000_000
+
+
+def curve(*top1: float) -> list[dict]:
+    return [
+        {"epoch": i + 1, "top1": value, "loss": 1.0, "train_loss": 1.0, "seconds": 2.0}
+        for i, value in enumerate(top1)
+    ]
+
+
+def make_run(
+    path: Path, top1s: list[float], *, num_minival: int = 500, **settings
+) -> tuple[RunFolder, SearchStudy]:
+    """A run with a complete trial of two epochs for each top1, and its open study."""
+    said = {"name": path.name, "space": read_space_data(SPACE), "budget": BUDGET, "trials": 99}
+    experiment = make_settings(Experiment, {**said, **settings})
+    folder = RunFolder(path)
+    write_settings(folder, experiment, RunData(90, num_minival, ("a", "b")))
+    study = SearchStudy(folder, experiment, experiment.search_space(folder.path))
+    for top1 in top1s:
+        number = study.ask().number
+        study.report(number, curve(top1 / 2, top1))
+        study.tell(number)
+    return folder, study

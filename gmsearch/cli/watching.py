@@ -1,0 +1,42 @@
+"""The verb that shows a run in a browser: dashboard."""
+
+import argparse
+from pathlib import Path
+
+from gmsearch.cli.flags import Parser, whole
+from gmsearch.errors import SettingsError
+
+HIGHEST_PORT = 65535
+
+
+def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    parser = verbs.add_parser(
+        "dashboard",
+        help="a run in the browser, also while it goes on",
+        description="Serves the Optuna dashboard for a run on this machine only, with a note for "
+        "each trial, the front beside published networks, and the hypervolume. It only reads, and "
+        "runs until Ctrl-C.",
+        epilog="example: gmsearch dashboard runs/gated-300M-bands",
+    )
+    parser.add_argument(
+        "folder", type=Path, nargs="?", metavar="RUN", help="the run folder, such as runs/NAME"
+    )
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="where the study is, if not in RUN; without RUN, all studies in it, as Optuna shows "
+        "them",
+    )
+    parser.add_argument("--port", type=whole, metavar="N", help="(default: a free one)")
+    parser.set_defaults(run=_dashboard)
+
+
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from gmsearch.dashboard import open_dashboard  # brings Optuna and plotly
+
+    if arguments.port is not None and arguments.port > HIGHEST_PORT:
+        raise SettingsError(f"--port {arguments.port}; allowed: 1 to {HIGHEST_PORT}")
+    with open_dashboard(arguments.folder, arguments.storage, arguments.port) as server:
+        print(f"{server.address} (Ctrl-C ends it)", flush=True)
+        server.serve()
+    return 0

@@ -1,0 +1,111 @@
+"""What a dashboard tells of a trial and of a run, as Markdown."""
+
+import shlex
+from pathlib import Path
+
+from gmsearch.architecture import Architecture
+from gmsearch.experiment import Experiment
+from gmsearch.record import TrialRecord, half_interval
+from gmsearch.space import format_size
+
+BARS = "▁▂▃▄▅▆▇█"
+LONGEST_CURVE = 12  # epochs in a table; of a longer training, evenly chosen ones
+
+
+def trial_note(
+    record: TrialRecord, run: Path, experiment: Experiment, num_minival: int | None
+) -> str:
+    """All that is known of one trial, and what to type to go on with its network."""
+    id_, place = record.id, shlex.quote(str(run))
+    parts = [
+        _headline(record, experiment, num_minival),
+        _layout(record),
+        _costs(record, experiment.budget),
+        _curve(record),
+        f"```\ngmsearch retrain {place} --id {id_}\ngmsearch export {place} --id {id_}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def run_note(experiment: Experiment, records: list[TrialRecord], num_foreign: int) -> str:
+    """What the run searches, and how far it is."""
+    ended = sum(record.state != "running" for record in records)
+    lines = [
+        f"Networks within **{format_size(experiment.budget)} MACs**, "
+        f"each trained {experiment.fidelity_in_words()}: {ended} of {experiment.trials} trials "
+        "have ended. Every trial has a note with its network, costs and curve.",
+        "Top1 is that of a short training on minival, and not comparable with published figures. "
+        "This page only reads: the search alone writes its study.",
+    ]
+    if num_foreign:
+        lines.append(f"{num_foreign} trials in the study are not the search's, or were cut off.")
+    return "\n\n".join(lines) + "\n"
+
+
+FOREIGN = (
+    "Another program wrote this trial, or it was cut off before it was described: "
+    "gmsearch knows nothing of its network.\n"
+)
+
+
+def sparkline(values: list[float]) -> str:
+    """A curve as blocks, from its least value to its largest; a longer one than 40 in parts."""
+    step = max(1.0, len(values) / 40)
+    shown = [values[int(i * step)] for i in range(int(len(values) / step))]
+    low, high = min(shown), max(shown)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[round((value - low) * scale)] for value in shown)
+
+
+def _headline(record: TrialRecord, experiment: Experiment, num_minival: int | None) -> str:
+    title = f"### {record.id}: {record.state}"
+    if record.baseline:
+        title += f", the baseline {record.baseline}"
+    lines = [title]
+    if record.reason:
+        reason = record.reason.replace("`", "'")
+        lines.append(f"It failed because: `{reason}`")
+    if record.top1 is not None:
+        top1 = f"**{record.top1:.1f} %**"
+        if num_minival:
+            top1 += f" ± {half_interval(record.top1, num_minival):.1f}"
+        planned = experiment.recipe.num_epochs
+        lines.append(f"top1 {top1} on minival after {record.epochs} of {planned} epochs")
+    return "\n\n".join(lines)
+
+
+def _layout(record: TrialRecord) -> str:
+    network = record.network
+    if not isinstance(network, Architecture):
+        return network.in_words()
+    heads = ("stage", "width", "depth", "ratio", "kernel", "down-sampler", "gate")
+    rows: list[tuple[str, ...]] = [heads]
+    rows.append(("stem", str(network.stem_width), "", "", "", "", network.stem_activation))
+    for number, stage in enumerate(network.stages, start=1):
+        sizes = (stage.width, stage.depth, stage.ratio, stage.kernel)
+        words = (stage.downsampler, stage.gate_in_words())
+        rows.append((str(number), *map(str, sizes), *words))
+    return _table(rows)
+
+
+def _costs(record: TrialRecord, budget: int) -> str:
+    macs, params, activations = map(format_size, (record.macs, record.params, record.activations))
+    share = f"{100 * record.macs / budget:.0f} % of the budget"
+    return f"**{macs} MACs** ({share}), **{params} params**, {activations} activations"
+
+
+def _curve(record: TrialRecord) -> str:
+    """The epochs with their top1, and above them a line that shows their shape."""
+    if not record.curve:
+        return "No epoch is done yet."
+    top1 = [float(result["top1"]) for result in record.curve]
+    shown = min(len(top1), LONGEST_CURVE)
+    chosen = [round(i * (len(top1) - 1) / max(1, shown - 1)) for i in range(shown)]
+    heads = ("epoch", *(str(i + 1) for i in chosen))
+    shape = f"curve `{sparkline(top1)}`, trained for {record.seconds:,.0f} s"
+    return f"{shape}\n\n" + _table([heads, ("top1", *(f"{top1[i]:.1f}" for i in chosen))])
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    head, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([head, "|" + ":--|" * len(rows[0]), *body])

@@ -1,0 +1,148 @@
+"""What is drawn is what is known."""
+
+import json
+
+import pytest
+from made_runs import BUDGET, curve, make_run
+
+from gmsearch.history import History, read_history
+from gmsearch.pareto import hypervolume
+from gmsearch.plots import front_figure, hypervolume_figure
+from gmsearch.record import front_of, half_interval
+from gmsearch.references import read_references, select
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+TOP1S = [70.0, 50.0, 20.0, 60.0, 44.0, 30.0, 41.0, 10.0]
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory) -> History:
+    folder, study = make_run(tmp_path_factory.mktemp("plots") / "r", TOP1S)
+    failed, running = study.ask().number, study.ask().number
+    study.report(failed, curve(99.0))
+    study.tell_failed(failed, "why")
+    trial = folder.trial_folder(study.records[running].id)
+    trial.mkdir(parents=True)
+    (trial / "metrics.jsonl").write_text(json.dumps(curve(98.0)[0]) + "\n")
+    return read_history(folder.path)
+
+
+def traces(figure) -> dict[str, object]:
+    return {trace.name: trace for trace in figure.data if trace.legend != "legend2"}
+
+
+def points(*drawn) -> set[tuple[float, float]]:
+    return {pair for each in drawn for pair in zip(each.x, each.y, strict=True)}
+
+
+def known(records) -> set[tuple[float, float]]:
+    return {(record.macs / 1e6, record.top1) for record in records}
+
+
+def test_every_complete_trial_is_drawn_once_and_no_other(history):
+    dots = [t for t in traces(front_figure(history)).values() if t.mode == "markers"]
+    assert points(*dots) == known(history.complete)
+    assert sum(len(each.x) for each in dots) == len(TOP1S)
+
+
+def test_the_line_is_the_front_by_cost(history):
+    (line,) = (trace for trace in front_figure(history).data if trace.mode == "lines")
+    best = sorted(front_of(history.records, ("top1", "macs")), key=lambda each: each.macs)
+    assert list(zip(line.x, line.y, strict=True)) == [(r.macs / 1e6, r.top1) for r in best]
+    assert line.line.shape == "hv"
+
+
+def test_hollow_points_are_those_whose_interval_overlaps_a_neighbours(history):
+    figure = front_figure(history)
+    best = sorted(front_of(history.records, ("top1", "macs")), key=lambda each: each.macs)
+    tied = set()
+    for one, two in zip(best, best[1:], strict=False):
+        reach = half_interval(one.top1, 500) + half_interval(two.top1, 500)
+        if two.top1 - one.top1 <= reach:
+            tied |= {one.id, two.id}
+    hollow = [t for t in figure.data if t.mode == "markers" and t.marker.color == "white"]
+    assert all("a tie" in trace.name for trace in hollow)
+    assert {text[3:13] for trace in hollow for text in trace.hovertext} == tied
+    assert 0 < len(tied) < len(best)  # the set has both kinds
+
+
+def test_bars_are_the_intervals_and_unknown_ones_are_not_drawn(history):
+    for trace in traces(front_figure(history)).values():
+        if trace.error_y.array is not None:
+            halves = [half_interval(top1, 500) for top1 in trace.y]
+            assert list(trace.error_y.array) == pytest.approx(halves)
+    unknown = front_figure(History(**{**vars(history), "data": None}))
+    assert all(trace.error_y.array is None for trace in unknown.data)
+    assert not any("a tie" in trace.name for trace in unknown.data)
+    assert "intervals are not known" in unknown.layout.title.text
+
+
+def test_a_hover_tells_id_top1_costs_and_gates(history):
+    texts = [text for t in traces(front_figure(history)).values() for text in t.hovertext or ()]
+    (text,) = (text for text in texts if history.records[3].id in text)
+    assert "60.0 ± 4.3 %" in text and "MACs" in text and "params" in text
+    assert history.records[3].words.split("; ")[0] in text
+
+
+def test_baselines_are_triangles(history):
+    for trace in traces(front_figure(history)).values():
+        is_baseline = trace.name.startswith(("GmNet", "no gates"))
+        assert is_baseline == (trace.marker.symbol in ("triangle-up", "triangle-down"))
+
+
+def test_published_networks_have_an_axis_of_their_own(tmp_path):
+    folder, _ = make_run(tmp_path / "r", [60.0, 50.0, 40.0], budget=300_000_000)
+    figure = front_figure(read_history(folder.path))
+    published = [trace for trace in figure.data if trace.legend == "legend2"]
+    ours = {trace.yaxis for trace in figure.data if trace.legend != "legend2"}
+    assert {trace.yaxis for trace in published} & ours == set()
+    near = select(read_references(), macs=(150_000_000, 450_000_000))
+    assert sum(len(trace.x) for trace in published) == len(near) > 100
+    assert points(*published) == {(each.macs / 1e6, each.top1) for each in near}
+    assert figure.layout.yaxis.title.text == "ImageNet top1, %"
+    assert figure.layout.yaxis2.title.text == "top1 on minival, %"
+
+
+def test_the_hypervolume_grows_with_all_epochs_that_were_trained(history):
+    (line,) = hypervolume_figure(history).data
+    epochs = [0, *(2 * i for i in range(1, 9)), 17, 18]
+    expected = [0.0]
+    for number in range(len(TOP1S)):
+        done = [(r.top1, r.macs) for r in history.complete if r.number <= number]
+        expected.append(hypervolume(done, BUDGET))
+    expected += [expected[-1], expected[-1]]
+    drawn = [line.y[sum(x <= epoch for x in line.x) - 1] for epoch in epochs]
+    assert drawn == pytest.approx(expected)
+    assert (line.x[0], line.x[-1]) == (0, 18) and set(line.x) <= set(epochs)
+
+
+def test_other_runs_are_beside_it_within_the_same_limit(history, tmp_path):
+    folder, _ = make_run(tmp_path / "random", [55.0, 45.0], sampler="random", budget=20_000_000)
+    other = read_history(folder.path)
+    one, two = hypervolume_figure(history, [other]).data
+    assert (one.name, two.name) == ("r", "random") and one.line.color != two.line.color
+    done = [(record.top1, record.macs) for record in other.complete]
+    assert two.y[-1] == pytest.approx(hypervolume(done, BUDGET))
+
+
+@pytest.mark.parametrize("objectives", [("top1", "params"), ("top1", "activations", "macs")])
+def test_other_costs_have_their_own_axis_and_limit(tmp_path, objectives):
+    folder, _ = make_run(tmp_path / "r", [60.0, 50.0, 40.0, 45.0], objectives=objectives)
+    history = read_history(folder.path)
+    figure = front_figure(history)
+    label = {"params": "million parameters", "activations": "million activations"}[objectives[1]]
+    assert label in {axis.title.text for axis in figure.select_xaxes()}
+    (line,) = hypervolume_figure(history).data
+    assert 0 < line.y[-1] <= 60
+
+
+def test_a_run_without_a_result_says_so(tmp_path):
+    folder, study = make_run(tmp_path / "r", [])
+    for _ in range(2):
+        history = read_history(folder.path)
+        for figure in (front_figure(history), hypervolume_figure(history)):
+            assert (
+                "no trial is complete yet"
+                in json.loads(figure.to_json())["layout"]["annotations"][-1].values()
+            )
+        study.ask()

@@ -1,0 +1,1 @@
+"""What a run found, spent and did, as a page, pictures and tables: `gmsearch report`."""

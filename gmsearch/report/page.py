@@ -1,0 +1,199 @@
+"""report.html: all that a run tells, in one file that needs no network."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader
+from plotly.offline import get_plotlyjs
+
+from gmsearch.finalists import Finalist, correlation_in_words
+from gmsearch.history import History
+from gmsearch.plots import front_figure, hypervolume_figure
+from gmsearch.record import half_interval
+from gmsearch.report.account import account_of, account_rows, checklist
+from gmsearch.report.charts import MOST_CURVES, curves_figure, effects_figure
+from gmsearch.report.drawing import draw_best
+from gmsearch.report.tables import Tables
+from gmsearch.space import format_size
+
+# How a column is told: its head and its format.
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "id": ("id", str),
+    "top1": ("top1, %", "{:.1f}".format),
+    "tie": ("", lambda tie: "tie" if tie else ""),
+    "macs": ("MACs", format_size),
+    "params": ("params", format_size),
+    "activations": ("activations", format_size),
+    "gates": ("gates", str),
+    "searched": ("searched, %", "{:.1f}".format),
+    "top5": ("top5, %", "{:.1f}".format),
+    "raw": ("top1 raw, %", "{:.1f}".format),
+    "epochs": ("epochs", "{:,}".format),
+    "seed": ("seed", str),
+    "factor": ("choice", str),
+    "share": ("share", "{:.0%}".format),
+    "range": ("95 %", str),
+}
+LEFT = ("id", "gates", "factor", "tie", "range")
+
+
+def page_of(
+    history: History,
+    tables: Tables,
+    finalists: Sequence[Finalist],
+    others: Sequence[History] = (),
+) -> str:
+    """The text of the page; `others` are runs to compare with."""
+    account = account_of(history)
+    environment = Environment(
+        loader=PackageLoader("gmsearch.report", "."), autoescape=True, trim_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        name=history.experiment.name,
+        run=history.folder.path,
+        lead=lead(history),
+        warnings=warnings(history),
+        plotly=get_plotlyjs(),
+        figures=_figures(history, tables, others),
+        front=told(tables.front),
+        front_note=front_note(history),
+        baselines=told(tables.baselines),
+        retrained=told(tables.retrained),
+        correlation=correlation_in_words(list(finalists)),
+        statements=[] if tables.effects is None else tables.statements,
+        effects_note=effects_note(tables),
+        importance=told(_with_range(tables.importance)),
+        curves_note=curves_note(tables.curves),
+        hypervolume_note=HYPERVOLUME_NOTE,
+        drawings=list(_drawings(history)),
+        account=account_rows(account),
+        checklist=checklist(history, others),
+    )
+
+
+HYPERVOLUME_NOTE = (
+    "The best top1 known at up to so many MACs, averaged over all numbers of MACs from 0 to the "
+    "budget, after so many epochs of all trials together, in the order in which they began."
+)
+
+
+def lead(history: History) -> str:
+    """What the run is, in a sentence."""
+    experiment, count = history.experiment, len(history.complete)
+    networks = "1 network" if count == 1 else f"{count:,} networks"
+    return (
+        f"{networks} within {format_size(experiment.budget)} MACs, "
+        f"{experiment.fidelity_in_words()} each, proposed by {experiment.sampler}."
+    )
+
+
+def warnings(history: History) -> list[str]:
+    """What a reader has to know before the figures."""
+    running = sum(record.state == "running" for record in history.records)
+    wanted, ended = history.experiment.trials, len(history.records) - running
+    lines = []
+    if ended < wanted:
+        lines.append(
+            f"{ended:,} of {wanted:,} trials have ended: the run goes on, was stopped, or has "
+            "tried all that its budget allows; all below is of what it has so far."
+        )
+    if history.records and not history.complete and not running:
+        lines.append("No trial was trained to its last epoch: every one failed or was stopped.")
+    return lines
+
+
+def front_note(history: History) -> str:
+    """How far a top1 can be trusted."""
+    best, num_minival = history.front, history.num_minival
+    if not best or num_minival is None:
+        return "How many images a top1 is of is not on record, so no interval is drawn."
+    half = half_interval(best[0].curve[-1]["top1"], num_minival)
+    return (
+        f"The bars are 95 % intervals from the {num_minival:,} images of minival alone: the best "
+        f"top1 is known to ±{half:.1f} points. What a network varies by over seeds comes on "
+        "top. A tie is a point whose interval overlaps that of the next on the front. Published "
+        "networks are trained on all of ImageNet: they have an axis of their own."
+    )
+
+
+def effects_note(tables: Tables) -> str:
+    """What the effects are, and what they assume."""
+    if tables.noise is None:
+        return ""
+    return (
+        "A network that takes a level in all of its stages, against the mean over the levels of "
+        "that choice, with MACs and all other choices held: a linear model of the complete trials, "
+        "whose effects are drawn towards 0 as far as the run cannot tell them; width, depth, ratio "
+        "and kernel by their size. Effects are taken to add up. What no choice explains has a "
+        f"standard deviation of {tables.noise:.1f} points."
+    )
+
+
+def curves_note(curves: pd.DataFrame | None) -> str:
+    """Which curves are drawn, where not all are."""
+    count = 0 if curves is None else curves.number.nunique()
+    if count <= MOST_CURVES:
+        return ""
+    return f"{MOST_CURVES} of {count:,} trials and the front; all are in curves.csv."
+
+
+def _figures(history: History, tables: Tables, others: Sequence[History]) -> dict[str, str]:
+    """The figures as parts of a page."""
+    ids = [] if tables.front is None else list(tables.front.id)
+    found: dict[str, go.Figure] = {}
+    if tables.front is not None:
+        found["front"] = front_figure(history)
+    if tables.effects is not None:
+        found["effects"] = effects_figure(tables.effects)
+    if tables.curves is not None:
+        found["curves"] = curves_figure(tables.curves, ids)
+    if tables.hypervolume is not None:
+        found["hypervolume"] = hypervolume_figure(history, others)
+    return {
+        name: figure.to_html(full_html=False, include_plotlyjs=False, div_id=name)
+        for name, figure in found.items()
+    }
+
+
+def _drawings(history: History) -> list[dict[str, Any]]:
+    """The first of the front as diagrams."""
+    import matplotlib
+
+    drawn = []
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gmsearch"}):
+        for record, figure in draw_best(history):
+            text = io.StringIO()
+            figure.savefig(text, format="svg")
+            title = f"{record.id}: top1 {record.top1:.1f} %, {format_size(record.macs)} MACs"
+            svg = text.getvalue()
+            drawn.append({"id": record.id, "title": title, "svg": svg[svg.index("<svg") :]})
+    return drawn
+
+
+def _with_range(importance: pd.DataFrame | None) -> pd.DataFrame | None:
+    if importance is None:
+        return None
+    words = [f"{row.low:.0%} to {row.high:.0%}" for row in importance.itertuples()]
+    return importance.assign(range=words)[["factor", "share", "range"]]
+
+
+def told(table: pd.DataFrame | None) -> dict[str, Any] | None:
+    """A table as the page writes it: heads, rows of texts, and which columns are numbers."""
+    if table is None:
+        return None
+    names = [name for name in table if name in COLUMNS]
+    return {
+        "heads": [COLUMNS[name][0] for name in names],
+        "numbers": [name not in LEFT for name in names],
+        "rows": [
+            [_cell(name, value) for name, value in zip(names, row, strict=True)]
+            for row in table[names].itertuples(index=False)
+        ],
+    }
+
+
+def _cell(name: str, value: Any) -> str:
+    return "" if pd.isna(value) else COLUMNS[name][1](value)

@@ -1,0 +1,151 @@
+"""The figures of a report as tables: what its pictures draw, and the CSV files behind them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+import pandas as pd
+
+from gmsearch.effects import Effects, effects_of
+from gmsearch.finalists import Finalist, figures
+from gmsearch.history import History
+from gmsearch.record import TrialRecord, half_interval, tied
+
+FRONT_COLUMNS = ["id", "top1", "low", "high", "tie", "macs", "params", "activations", "gates"]
+
+
+def front_table(history: History) -> pd.DataFrame:
+    """The front, best first, with the 95 % interval of each top1 by its number of images."""
+    best, num_minival = history.front, history.num_minival
+    ties = tied(best, num_minival)
+    return _trials(best, num_minival).assign(tie=[record.id in ties for record in best])[
+        FRONT_COLUMNS
+    ]
+
+
+def baselines_table(history: History) -> pd.DataFrame:
+    """The baselines that are trained, as `front_table` has the front."""
+    baselines = [record for record in history.complete if record.baseline]
+    return _trials(baselines, history.num_minival).drop(columns="tie")
+
+
+def _trials(records: Sequence[TrialRecord], num_minival: int | None) -> pd.DataFrame:
+    rows = []
+    for record in records:
+        top1 = record.curve[-1]["top1"]
+        half = None if num_minival is None else half_interval(top1, num_minival)
+        rows.append(
+            {
+                "id": record.id,
+                "top1": top1,
+                "low": None if half is None else top1 - half,
+                "high": None if half is None else top1 + half,
+                "macs": record.macs,
+                "params": record.params,
+                "activations": record.activations,
+                "gates": record.words,
+            }
+        )
+    return pd.DataFrame(rows, columns=[c for c in FRONT_COLUMNS if c != "tie"]).assign(tie=False)
+
+
+def curves_table(history: History) -> pd.DataFrame:
+    """A row for each epoch of each trial."""
+    columns = ["id", "number", "state", "epoch", "top1", "train_loss", "loss", "seconds"]
+    rows = [
+        {"id": r.id, "number": r.number, "state": r.state, **epoch}
+        for r in history.records
+        for epoch in r.curve
+    ]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def hypervolume_table(history: History, others: Sequence[History] = ()) -> pd.DataFrame:
+    """A row for each trial of each run: how far it was then, in epochs and hypervolume, all up to
+    the limit of the first.
+    """
+    return pd.DataFrame(
+        {"run": each.experiment.name, **step._asdict()}
+        for each in (history, *others)
+        for step in each.growth(history.limit)
+    )
+
+
+def effects_table(effects: Effects) -> pd.DataFrame:
+    """A row for each level of each factor, in points of top1; the factor that matters most first,
+    its best level first.
+    """
+    order = {importance.factor: rank for rank, importance in enumerate(effects.importances)}
+    rows = sorted(effects.levels, key=lambda effect: (order[effect.factor], -effect.mean))
+    return pd.DataFrame([asdict(row) for row in rows]).assign(
+        resolved=[row.low > 0 or row.high < 0 for row in rows]
+    )
+
+
+def importance_table(effects: Effects) -> pd.DataFrame:
+    """The share of each factor in the differences between networks at equal MACs."""
+    return pd.DataFrame([asdict(importance) for importance in effects.importances])
+
+
+def retrained_table(finalists: Sequence[Finalist]) -> pd.DataFrame:
+    """What was trained in full, beside what the search found of it."""
+    rows = []
+    for finalist in finalists:
+        result = finalist.result
+        if result is None:
+            continue
+        best = figures(result)
+        rows.append(
+            {
+                "id": finalist.id,
+                "searched": finalist.searched,
+                "top1": best["top1"],
+                "top5": best["top5"],
+                "raw": result["raw"]["top1"],
+                "epochs": result["epochs"],
+                "seed": result["seed"],
+                "gates": finalist.words,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All tables of a report, each None where there is nothing to tell."""
+
+    front: pd.DataFrame | None
+    baselines: pd.DataFrame | None
+    curves: pd.DataFrame | None
+    hypervolume: pd.DataFrame | None
+    effects: pd.DataFrame | None
+    importance: pd.DataFrame | None
+    retrained: pd.DataFrame | None
+    statements: tuple[str, ...]  # what the effects say, in words
+    noise: float | None  # points of top1 between networks that no choice explains
+
+    def named(self) -> dict[str, pd.DataFrame]:
+        """The tables that have something, by the names of their files."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: each for name, each in found.items() if isinstance(each, pd.DataFrame)}
+
+
+def tables_of(
+    history: History, finalists: Sequence[Finalist], others: Sequence[History] = ()
+) -> Tables:
+    """What there is to tell of a run, beside others."""
+    effects = effects_of(history.complete)
+    return Tables(
+        front=_or_none(front_table(history)),
+        baselines=_or_none(baselines_table(history)),
+        curves=_or_none(curves_table(history)),
+        hypervolume=_or_none(hypervolume_table(history, others)),
+        effects=None if effects is None else effects_table(effects),
+        importance=None if effects is None else importance_table(effects),
+        retrained=_or_none(retrained_table(finalists)),
+        statements=() if effects is None else effects.in_words(),
+        noise=None if effects is None else effects.noise,
+    )
+
+
+def _or_none(table: pd.DataFrame) -> pd.DataFrame | None:
+    return None if table.empty else table

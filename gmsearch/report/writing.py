@@ -1,0 +1,78 @@
+"""A report on disk.
+
+RUN/report.html   the page
+RUN/report/       the same in parts: a CSV file for each table, a PNG file for each picture
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gmsearch.errors import SettingsError
+from gmsearch.files import write_atomically
+from gmsearch.finalists import trained_in_full
+from gmsearch.history import History
+from gmsearch.picture import draw_front
+from gmsearch.report.drawing import draw_best
+from gmsearch.report.page import page_of
+from gmsearch.report.pictures import draw_curves, draw_effects, draw_hypervolume, save
+from gmsearch.report.tables import Tables, tables_of
+
+
+def write_report(history: History, others: Sequence[History] = (), *, out: Path) -> list[Path]:
+    """Writes the page to `out`, and tables and pictures beside it in the place of those of an
+    earlier report; returns all files. Raises SettingsError where something else is in their place.
+    """
+    parts = _free(out)
+    finalists = trained_in_full(history.folder)
+    tables = tables_of(history, finalists, others)
+    page = page_of(history, tables, finalists, others)
+    parts.mkdir(parents=True, exist_ok=True)
+    for former in parts.iterdir():
+        former.unlink()
+    files = [out]
+    for name, table in tables.named().items():
+        files.append(parts / f"{name}.csv")
+        write_atomically(files[-1], table.to_csv(index=False))
+    files += _draw_all(history, tables, parts)
+    write_atomically(out, page)
+    return files
+
+
+def _free(out: Path) -> Path:
+    """The folder for the parts of a page. Raises SettingsError where it has anything that no report
+    wrote.
+    """
+    parts = out.with_suffix("")
+    if out.suffix != ".html" or out.is_dir():
+        raise SettingsError(f"--out {out}: give a file such as report.html")
+    ours = (".csv", ".png")
+    if parts.exists() and not (
+        parts.is_dir() and all(f.is_file() and f.suffix in ours for f in parts.iterdir())
+    ):
+        raise SettingsError(
+            f"--out {out}: its pictures and tables go to {parts}, which has something else; "
+            "give another name"
+        )
+    return parts
+
+
+def _draw_all(history: History, tables: Tables, folder: Path) -> list[Path]:
+    """The pictures of what there is."""
+    files = []
+
+    def named(name: str) -> Path:
+        files.append(folder / f"{name}.png")
+        return files[-1]
+
+    if tables.front is not None:
+        draw_front(named("front"), history.experiment, history.records, history.num_minival)
+    if tables.curves is not None:
+        ids = [] if tables.front is None else list(tables.front.id)
+        draw_curves(named("curves"), tables.curves, ids)
+    if tables.hypervolume is not None:
+        draw_hypervolume(named("hypervolume"), tables.hypervolume)
+    if tables.effects is not None:
+        draw_effects(named("effects"), tables.effects)
+    for record, figure in draw_best(history):
+        save(figure, named(record.id))
+    return files

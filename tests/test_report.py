@@ -1,0 +1,321 @@
+"""What a report tells is what the run has."""
+
+import csv
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.image
+import optuna
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from strategies import stages
+
+from gmsearch.architecture import gated_blocks
+from gmsearch.cli import main
+from gmsearch.experiment import Experiment, make_settings
+from gmsearch.history import read_history
+from gmsearch.record import half_interval, tied
+from gmsearch.report.account import account_of
+from gmsearch.report.charts import curves_figure, some_trials
+from gmsearch.report.drawing import ACTIVATION, GATE, steps
+from gmsearch.report.tables import curves_table
+from gmsearch.run import RunData, RunFolder, write_settings
+from gmsearch.space_file import read_space_data
+from gmsearch.study import SearchStudy
+
+TINY = Path(__file__).parents[1] / "search_spaces" / "tiny.yaml"
+BUDGET = 30_000_000
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+def curve(*top1: float) -> list[dict]:
+    return [
+        {"epoch": i + 1, "top1": value, "loss": 1.0, "train_loss": 1.0, "seconds": 2.0}
+        for i, value in enumerate(top1)
+    ]
+
+
+def make_run(path: Path, ends: str, sampler: str = "random") -> Path:
+    """A run with a trial for each letter: c complete, f failed, r running, s stopped."""
+    folder = RunFolder(path)
+    told = {"name": path.name, "space": read_space_data(TINY), "budget": BUDGET}
+    told |= {"trials": 12, "sampler": sampler}
+    experiment = make_settings(Experiment, told)
+    write_settings(folder, experiment, RunData(4500, 500, ("a", "b")))
+    study = SearchStudy(folder, experiment, experiment.search_space(folder.experiment_file))
+    for index, end in enumerate(ends):
+        number = study.ask().number
+        study.report(number, curve(20.0 + index, 30.0 + 2 * index))
+        if end == "c":
+            study.tell(number)
+        elif end == "f":
+            study.tell_failed(number, "out of <memory>")
+        elif end == "s":
+            study._note_curve(study.records[number])
+            study._study.tell(number, state=optuna.trial.TrialState.PRUNED)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "r", "ccccccccfsr")
+
+
+@pytest.fixture(scope="module")
+def reported(run) -> Path:
+    assert main(["report", str(run)]) == 0
+    return run
+
+
+class _Page(HTMLParser):
+    """The texts of the cells of each table, and whatever would be loaded from elsewhere."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tables: list[list[list[str]]] = []
+        self.loaded: list[str] = []
+        self.texts: list[str] = []
+        self._in_cell = self._in_script = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self._in_script = tag in ("script", "style")
+        self.loaded += [value for name, value in attrs if name in ("src", "href") and tag != "use"]
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag):
+        self._in_script = False
+        if tag in ("td", "th"):
+            self._in_cell = False
+
+    def handle_data(self, data):
+        if self._in_cell:
+            self.tables[-1][-1][-1] += data
+        if not self._in_script:
+            self.texts.append(data)
+
+
+def page(run: Path) -> _Page:
+    return _Page((run / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_stands_alone(reported):
+    found = page(reported)
+    assert [each for each in found.loaded if not each.startswith("#")] == []
+    assert "Plotly.newPlot" in (reported / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_front_on_the_page_is_the_front(reported):
+    history = read_history(reported)
+    head, *rows = page(reported).tables[0]
+    assert head == ["id", "top1, %", "", "MACs", "params", "activations", "gates"]
+    assert [row[0] for row in rows] == [record.id for record in history.front]
+    assert [row[1] for row in rows] == [f"{record.top1:.1f}" for record in history.front]
+
+
+def test_the_tables_behind_the_page(reported):
+    history = read_history(reported)
+    with (reported / "report/curves.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(record.epochs for record in history.records)
+    front = pd.read_csv(reported / "report/front.csv")
+    assert list(front.id) == [record.id for record in history.front]
+    for low, top1, high in zip(front.low, front.top1, front.high, strict=True):
+        assert (low + high) / 2 == pytest.approx(top1)
+        assert high - top1 == pytest.approx(half_interval(top1, 500))
+    assert {"effects", "importance", "hypervolume", "baselines"} <= {
+        file.stem for file in (reported / "report").glob("*.csv")
+    }
+
+
+def test_the_pictures_are_pictures(reported):
+    history = read_history(reported)
+    wanted = {"front", "curves", "hypervolume", "effects"} | {r.id for r in history.front[:3]}
+    assert {file.stem for file in (reported / "report").glob("*.png")} == wanted
+    for file in (reported / "report").glob("*.png"):
+        pixels = matplotlib.image.imread(file)
+        assert pixels[..., :3].std() > 0.02, file  # something is drawn
+
+
+def test_the_account_is_counted(run):
+    account = account_of(read_history(run))
+    assert (account.complete, account.stopped, account.running) == (8, 1, 1)
+    assert account.failed == {"out of <memory>": 1}
+    assert (account.repeated, account.over_budget, account.foreign) == (0, 0, 0)
+    assert account.epochs == 2 * 10 and account.seconds == 4.0 * 10  # the running one has none
+
+
+def test_names_are_not_taken_for_html(reported):
+    text = (reported / "report.html").read_text(encoding="utf-8")
+    assert "out of <memory>" not in text and "out of &lt;memory&gt;" in text
+
+
+@pytest.mark.parametrize("ends", ["", "r", "c", "f", "ff", "cc", "s", "fcr"])
+def test_any_state_of_a_run_has_a_report(tmp_path, ends, capsys):
+    run = make_run(tmp_path / "r", ends)
+    assert main(["report", str(run)]) == 0
+    found = page(run)
+    said = " ".join(found.texts)
+    assert f"{len(ends.replace('r', ''))} of 12 trials have ended" in said
+    if "c" not in ends:
+        assert "No trial is trained to its last epoch yet" in said
+    if ends in ("f", "ff", "s"):
+        assert "every one failed or was stopped" in said
+    assert main(["report", str(run), "--text"]) == 0
+    assert "the account" in capsys.readouterr().out
+
+
+def test_a_random_run_beside_it_is_named(run, tmp_path):
+    other = make_run(tmp_path / "by-chance", "cccc")
+    assert (
+        main(["report", str(run), "--versus", str(other), "--out", str(tmp_path / "a.html")]) == 0
+    )
+    rows = dict(
+        row
+        for table in _Page((tmp_path / "a.html").read_text()).tables
+        for row in table
+        if len(row) == 2
+    )
+    assert rows["beside random search"] == "by-chance"
+    hypervolume = pd.read_csv(tmp_path / "a/hypervolume.csv")
+    assert set(hypervolume.run) == {"r", "by-chance"}
+
+
+def test_the_essentials_in_a_terminal(reported, capsys):
+    before = (reported / "report.html").stat().st_mtime_ns
+    assert main(["report", str(reported), "--text"]) == 0
+    out = capsys.readouterr().out
+    for record in read_history(reported).front:
+        assert record.id in out
+    assert "trials that failed: 1" in out and "budget 30M MACs" in out
+    assert (reported / "report.html").stat().st_mtime_ns == before
+
+
+def test_what_was_trained_in_full_is_beside_what_was_searched(tmp_path):
+    run = make_run(tmp_path / "r", "ccc")
+    records = read_history(run).records
+    for record, top1 in zip(records, (50.0, 60.0, 70.0), strict=True):
+        RunFolder(run).trial_folder(record.id).mkdir(parents=True)
+        network = json.dumps({"format": 1, **record.network.to_dict()})
+        (RunFolder(run).trial_folder(record.id) / "architecture.json").write_text(network)
+        (run / "retrained" / record.id).mkdir(parents=True)
+        result = {"id": record.id, "seed": 0, "epochs": 30, "raw": {"top1": top1, "top5": 90.0}}
+        (run / "retrained" / record.id / "result.json").write_text(json.dumps(result))
+    assert main(["report", str(run)]) == 0
+    (table,) = [t for t in page(run).tables if "searched, %" in t[0]]
+    assert [row[2] for row in table[1:]] == ["70.0", "60.0", "50.0"]
+    (run / "retrained" / records[0].id / "result.json").write_text("{")
+    assert main(["report", str(run)]) == 2
+
+
+def test_mistakes_are_one_line(run, tmp_path, capsys):
+    def mistake(*words: str) -> str:
+        assert main(["report", *words]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "is not a run, it has no experiment.yaml" in mistake(str(tmp_path))
+    bare = make_run(tmp_path / "bare", "")
+    for file in bare.glob("study.db*"):
+        file.unlink()
+    assert "has no study.db yet" in mistake(str(bare))
+    (bare / "study.db").write_text("junk" * 1000)
+    assert "study.db: cannot be read" in mistake(str(bare))
+    assert "is not a run" in mistake(str(run), "--versus", str(tmp_path))
+
+
+def test_only_like_is_laid_beside_like(run, tmp_path, capsys):
+    other = make_run(tmp_path / "other", "cc")
+    settings = (other / "experiment.yaml").read_text()
+    (other / "experiment.yaml").write_text(settings.replace("budget: 30000000", "budget: 29000000"))
+    assert main(["report", str(run), "--versus", str(other)]) == 2
+    assert f"--versus {other}: another budget than that of {run}" in capsys.readouterr().err
+
+
+def test_a_report_takes_the_place_of_a_report_alone(tmp_path, capsys):
+    run = make_run(tmp_path / "r", "cc")
+    trial = run / "trials" / "x"
+    trial.mkdir(parents=True)
+    for out in ("trials.csv", "trials.html", "x", ".", "trials"):
+        assert main(["report", str(run), "--out", str(run / out)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert trial.is_dir() and not (run / "trials.html").exists()
+    assert main(["report", str(run)]) == 0
+    (run / "report" / "of-before.png").write_bytes(b"")
+    assert main(["report", str(run)]) == 0
+    assert not (run / "report" / "of-before.png").exists()
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        {"macs": "12M"},
+        {"baseline": "other"},
+        {"curve": [{}]},
+        {"curve": [{"epoch": 1, "top1": float("nan"), "seconds": 1.0}]},
+        {"curve": [{"epoch": 1, "top1": 1.0}]},
+    ],
+)
+def test_a_trial_that_is_not_whole_is_left_out_and_counted(tmp_path, notes):
+    run = make_run(tmp_path / "r", "cc")
+    study = optuna.load_study(study_name="r", storage=f"sqlite:///{run / 'study.db'}")
+    whole = study.trials[0]
+    study.add_trial(
+        optuna.create_trial(values=whole.values, user_attrs={**whole.user_attrs, **notes})
+    )
+    assert main(["report", str(run), "--text"]) == 0
+    history = read_history(run)
+    assert (len(history.records), history.num_foreign) == (2, 1)
+
+
+# The parts
+
+
+@settings(max_examples=50, deadline=None)
+@given(stages())
+def test_a_block_is_drawn_as_it_is(stage):
+    """One gate at its place, and the plain activation where the gate leaves room for it."""
+    boxes = list(steps(stage))
+    words = [box.words for box in boxes]
+    gates = [i for i, box in enumerate(boxes) if box.colour == GATE]
+    plain = [i for i, box in enumerate(boxes) if box.colour == ACTIVATION]
+    assert len(gates) == (stage.placement != "none")
+    assert len(plain) == (stage.placement != "expand")
+    down = words.index("1x1 to C")
+    place = {"spatial": 1, "expand": down - 1, "output": len(boxes) - 1, "none": None}
+    assert gates == [place[stage.placement]] * len(gates)
+    assert words[0] == f"DW {stage.kernel}x{stage.kernel}" and len(gated_blocks(stage.blocks, 1))
+
+
+def test_ties_are_intervals_that_overlap(run):
+    front = read_history(run).front
+    n = 500
+    overlap = {
+        record.id
+        for i, record in enumerate(front)
+        for other in front[max(0, i - 1) : i] + front[i + 1 : i + 2]
+        if abs(record.top1 - other.top1)
+        < half_interval(record.top1, n) + half_interval(other.top1, n)
+    }
+    assert tied(front, n) == overlap
+    assert tied(front, None) == set() and tied(front, 10**9) == set()
+
+
+def test_not_all_curves_are_drawn_of_a_long_run(run):
+    table = curves_table(read_history(run))
+    many = pd.concat([table.assign(number=table.number + 100 * i, id=f"n{i}") for i in range(100)])
+    shown = some_trials(many, ["n3"])
+    assert shown.number.nunique() <= 300 + 11 and set(shown[shown.id == "n3"].number) == set(
+        many[many.id == "n3"].number
+    )
+    points = [y for trace in curves_figure(many, ["n3"]).data for y in trace.y if y is not None]
+    assert len(points) == len(shown)

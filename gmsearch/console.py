@@ -2,7 +2,9 @@
 at the end.
 """
 
+import io
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
@@ -14,9 +16,11 @@ from rich.text import Text
 
 from gmsearch.experiment import Experiment, Settings
 from gmsearch.record import ComparedNetwork, TrialRecord, front_of, half_interval
+from gmsearch.scatter import scatter
 from gmsearch.space import format_size
 
 RECENT = 8  # finished trials in the live table
+BEST = 8  # of the front in the live table; the picture has all of it
 PLAIN_WIDTH = 140  # columns where there is no terminal
 
 
@@ -30,6 +34,8 @@ def make_console() -> Console:
     """The console on standard output; a pipe gets lines of a fixed width."""
     plain: dict[str, Any] = {"highlight": False, "markup": False}  # names may have brackets
     console = _PatientConsole(**plain)
+    if console.options.ascii_only and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the words of a gate have a dot that is no ASCII
     return console if console.is_terminal else _PatientConsole(**plain, width=PLAIN_WIDTH)
 
 
@@ -77,19 +83,33 @@ class Display:
         ended = [record for record in self._records if record.state != "running"]
         trials = Table(box=box.SIMPLE_HEAD, title="trials", title_justify="left")
         for column in ("", "id", "top1", "epochs", "MACs", "params", "network"):
-            trials.add_column(column, justify=_justify(column), no_wrap=True)
+            wraps = column == "network"  # none of the others gives way to it
+            trials.add_column(column, justify=_justify(column), no_wrap=not wraps)
         for record in [*ended[-RECENT:], *running]:
             note = {"running": "▶", "failed": "✗"}.get(record.state, "")
-            figures = _figures(record)
-            trials.add_row(note, record.id, _top1(record), str(record.epochs), *figures)
+            macs, params, words = _figures(record)
+            network = Text(words, no_wrap=True, overflow="ellipsis")
+            figures = (_top1(record), str(record.epochs), macs, params)
+            trials.add_row(note, record.id, *figures, network)
         left = self._time_left()
         line = f"{len(ended)} of {self._settings.num_trials} trials"
         line += f" · about {left} left" if left else " · starting"
         if not isinstance(self._settings, Experiment):
             return Group(trials, Text(line))
         best = front_of(self._records, self._settings.objectives)
-        front = [records_table("front so far", best)] if best else []
-        return Group(trials, *front, Text(line))
+        title = "front so far" + (f", the best {BEST} of {len(best)}" if len(best) > BEST else "")
+        front = [records_table(title, best[:BEST])] if best else []
+        tables = [trials, *front]
+        return Group(*tables, *self._picture(Group(*tables, line), self._settings), Text(line))
+
+    def _picture(self, rest: Group, experiment: Experiment) -> list[Text]:
+        """The trials as a picture, where the terminal has room for it beside the rest."""
+        console = self._console
+        lines = scatter(experiment, self._records, ascii_only=console.options.ascii_only)
+        columns, rows = max(map(len, lines), default=0), len(lines) + 1
+        if columns > console.width or len(console.render_lines(rest)) + rows >= console.height:
+            return []
+        return [Text("\n".join([*lines, ""]), no_wrap=True)] if lines else []
 
     def _time_left(self) -> str:
         """From the mean epoch so far, with as many trials at once as now."""
@@ -158,8 +178,10 @@ def _or_nothing(value: float | None, spec: str) -> str:
     return "" if value is None else format(value, spec)
 
 
-def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int) -> Group:
-    """The front, the baselines beside it, and how far the figures can be trusted."""
+def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int | None) -> Group:
+    """The front, the baselines beside it, and how far the figures can be trusted, where the number
+    of minival images is known.
+    """
     best = front_of(records, experiment.objectives)
     complete = [record for record in records if record.state == "complete"]
     failed = sum(record.state == "failed" for record in records)
@@ -168,7 +190,7 @@ def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int)
         f"{len(complete)} networks trained, {experiment.fidelity_in_words()}"
         + (f"; {failed} failed, see trials.csv" if failed else "")
     ]
-    if best:
+    if best and num_minival is not None:
         half = half_interval(best[0].curve[-1]["top1"], num_minival)
         lines.append(
             f"one top1 is known to ±{half:.1f} points (95 %, {num_minival:,} minival images, "

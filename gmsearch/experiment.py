@@ -19,8 +19,17 @@ from gmsearch.space_file import parse_space
 
 COSTS = ("macs", "params", "activations")
 SAMPLERS = ("tpe", "nsga2", "random")
+TRACKERS = ("tensorboard", "wandb", "mlflow")  # who follows a run
 # What may differ when a run goes on: how much is done and where, not what.
-EFFORT = ("trials", "seeds", "workers", "gpus_per_trial", "max_hours", "address", "cache")
+EFFORT = (
+    "trials",
+    "seeds",
+    "workers",
+    "gpus_per_trial",
+    "max_hours",
+    "address",
+    "cache",
+) + TRACKERS
 
 
 class Settings(BaseModel, ABC):
@@ -45,6 +54,9 @@ class Settings(BaseModel, ABC):
     gpus_per_trial: float = Field(1.0, gt=0, le=64)  # where there are GPUs
     max_hours: float | None = Field(None, gt=0)
     address: str | None = None  # of a Ray cluster; None: this machine
+    tensorboard: bool = False  # files for TensorBoard are written too
+    wandb: str | None = None  # a project of Weights & Biases
+    mlflow: str | None = None  # a tracking URI of MLflow
     stream: bool = False  # original images are decoded in every epoch, and not packed
     cache: str | None = None  # where they are packed to; None: the user's cache folder
 
@@ -153,13 +165,26 @@ class FullTraining(BaseModel):
                 f"--batch-size {self.recipe.batch_size} does not divide into {parts} equal parts "
                 f"(--workers {self.workers} times --accumulate {self.accumulate})"
             )
+        if parts > 1 and self.recipe.batch_size == parts:
+            raise SettingsError(
+                f"--batch-size {self.recipe.batch_size} in {parts} parts: a part has one image, "
+                "and norms need two; give fewer --workers or --accumulate"
+            )
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def differences(self, other: "FullTraining") -> list[str]:
-        """What the two train differently."""
-        return _differences(self.model_dump(mode="json"), other.model_dump(mode="json"))
+        """What the two train differently. From a pack, N workers train as one that accumulates N
+        parts; streams are dealt out to workers otherwise.
+        """
+        return _differences(self._as_trained(), other._as_trained())
+
+    def _as_trained(self) -> dict[str, Any]:
+        told = self.model_dump(mode="json")
+        workers, accumulate = told.pop("workers"), told.pop("accumulate")
+        told["workers times accumulate"] = workers * accumulate
+        return {**told, "workers of a stream": workers} if self.stream else told
 
 
 Run = TypeVar("Run", bound=Settings)

@@ -1,39 +1,44 @@
-"""front.png: what a search found, to look at."""
+"""Pictures to look at: front.png, what a search found, and what is in a space."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+import numpy as np
+
+from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
+from gmsearch.files import replacing
 from gmsearch.record import TrialRecord, front_of, half_interval
 from gmsearch.space import format_size
+from gmsearch.survey import Survey, feasible_in_words, shares
 
 COST_LABELS = {"macs": "MACs", "params": "parameters", "activations": "activations"}
 BASELINE_MARKS = {"GmNet": "^", "no gates": "v"}
+BLUE, VERMILLION = "#0072B2", "#D55E00"  # of Okabe and Ito, which colour-blind people tell apart
+NUM_BARS = 40
 
 
 def draw_front(
-    path: Path, experiment: Experiment, records: Sequence[TrialRecord], num_minival: int
+    path: Path, experiment: Experiment, records: Sequence[TrialRecord], num_minival: int | None
 ) -> None:
     """Draws all complete trials, the front, the baselines and the budget: top1 over the first cost.
 
-    The bars are 95 % intervals from the number of minival images; a seed's own noise comes on top.
+    The bars are 95 % intervals from the number of minival images, where it is known; a seed's own
+    noise comes on top.
     """
-    import matplotlib  # takes a second to import, and only the end of a run needs it
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = _pyplot()
     cost = experiment.objectives[1]
     complete = [record for record in records if record.state == "complete"]
     searched = [record for record in complete if not record.baseline]
     best = sorted(front_of(complete, ("top1", cost)), key=lambda record: getattr(record, cost))
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for record in complete:
-        x, y = _point(record, cost)
-        half = half_interval(y, num_minival)
-        axes.errorbar(x, y, half, color="0.85", lw=1, zorder=0)
+    if complete and num_minival is not None:
+        costs, top1s = _columns(complete, cost)
+        halves = [half_interval(top1, num_minival) for top1 in top1s]
+        axes.errorbar(costs, top1s, halves, fmt="none", color="0.85", lw=1, zorder=0)
     axes.scatter(*_columns(searched, cost), s=28, color="0.6", label="searched")
     axes.step(*_columns(best, cost), where="post", color="tab:blue", lw=1.2)
     axes.scatter(*_columns(best, cost), s=44, color="tab:blue", zorder=3, label="front")
@@ -62,10 +67,83 @@ def draw_front(
     axes.set_title(f"{experiment.name}: {experiment.fidelity_in_words()}", fontsize=10)
     axes.grid(alpha=0.2)
     axes.legend(loc="upper left", fontsize=8)
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=130, format="png")
-    plt.close(figure)
-    os.replace(temporary, path)
+    _write(path, figure)
+
+
+def draw_space(path: Path, result: Survey) -> None:
+    """Draws how many MACs the drawn settings have, and which share of them fits each budget.
+
+    Raises SettingsError where the picture cannot be written.
+    """
+    if path.is_dir() or path.suffix.lower() != ".png":
+        raise SettingsError(f"--plot {path}: a PNG is drawn; give a file such as space.png")
+    figure, (above, below) = _pyplot().subplots(
+        2, 1, figsize=(8, 6.5), sharex=True, layout="constrained"
+    )
+    ends = result.smallest, max(result.largest, 1.01 * result.smallest)
+    _draw_histogram(above, result, np.geomspace(*ends, NUM_BARS + 1))
+    _draw_shares(below, result, np.unique([result.smallest, *result.macs, result.largest]))
+    _number(below, ends[1] / ends[0])
+    if result.budget is not None:
+        for axes in (above, below):
+            axes.axvline(result.budget / 1e6, color=VERMILLION, lw=1.5)
+    space = result.space
+    below.set_xlabel(f"million MACs at {space.resolution} px and {space.num_classes} classes")
+    above.set_title(f"space {space.name}", loc="left", fontsize=11)
+    try:
+        _write(path, figure)
+    except OSError as error:
+        raise SettingsError(f"--plot {path}: cannot be written: {error.strerror}") from None
+
+
+def _draw_histogram(axes: Any, result: Survey, edges: np.ndarray) -> None:
+    """Bars of equal width on a logarithmic axis."""
+    counts = np.histogram(result.macs, edges)[0]
+    axes.stairs(100 * counts / len(result.macs), edges / 1e6, fill=True, color=BLUE)
+    axes.set(xscale="log", ylabel="% of drawn settings")
+    if result.budget is not None:
+        words = feasible_in_words(result, result.budget)
+        axes.set_title(words, loc="right", fontsize=9, color=VERMILLION)
+    _bare(axes)
+
+
+def _draw_shares(axes: Any, result: Survey, budgets: np.ndarray) -> None:
+    """The share within each budget, in its 95 % band."""
+    share, low, high = 100 * shares(result, budgets).T
+    axes.fill_between(budgets / 1e6, low, high, step="post", color=BLUE, alpha=0.3, lw=0)
+    axes.step(budgets / 1e6, share, where="post", color=BLUE, lw=1)
+    axes.set(ylim=(0, 100), ylabel="% within a budget, 95 % band")
+    _bare(axes)
+
+
+def _number(axes: Any, span: float) -> None:
+    """Plain numbers along a logarithmic axis, enough of them on a short one too."""
+    from matplotlib.ticker import LogLocator
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if span > 10 else range(1, 10)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda *_: "")
+
+
+def _bare(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.2)
+    axes.set_axisbelow(True)
+
+
+def _pyplot() -> ModuleType:
+    import matplotlib  # takes a second to import, and few commands need it
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _write(path: Path, figure: Any) -> None:
+    with replacing(path) as file:
+        figure.savefig(file, dpi=130, format="png")
+    _pyplot().close(figure)
 
 
 def _point(record: TrialRecord, cost: str) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from gmsearch.record import TrialRecord, front_of
 from gmsearch.run import RunFolder
 from gmsearch.session import Account, Ending, Session, open_session
 from gmsearch.space import SearchSpace, format_size
-from gmsearch.study import STORAGE_ERRORS, SearchStudy
+from gmsearch.study import STORAGE_ERRORS, SearchStudy, first_line
 
 
 def run_search(experiment: Experiment, folder: RunFolder) -> Ending:
@@ -26,7 +26,7 @@ def run_search(experiment: Experiment, folder: RunFolder) -> Ending:
         try:
             return _search(session, space)
         except STORAGE_ERRORS as error:
-            cause = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+            cause = first_line(error)
             raise SettingsError(f"{folder.study_file}: cannot be used: {cause}") from None
 
 

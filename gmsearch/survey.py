@@ -57,6 +57,21 @@ def survey(space: SearchSpace, budget: int | None = None, *, seed: int = 0) -> S
     )
 
 
+def shares(result: Survey, budgets: np.ndarray) -> np.ndarray:
+    """(N, 3) the share of the drawn settings within each budget, and its 95 % interval."""
+    within = np.searchsorted(np.sort(result.macs), budgets, side="right")
+    return np.array([wilson_interval(hits, len(result.macs)) for hits in within.tolist()])
+
+
+def feasible_in_words(result: Survey, budget: int) -> str:
+    """The share of the settings within a budget, with its interval."""
+    share, low, high = 100 * shares(result, np.array([budget]))[0]
+    return (
+        f"budget {format_size(budget)}: {share:.1f} % of the settings fit "
+        f"(95 % interval {low:.1f} to {high:.1f}, {len(result.macs):,} drawn)"
+    )
+
+
 def to_dict(result: Survey) -> dict[str, object]:
     """The figures as plain JSON types, for a program to read."""
     counts, edges = _histogram(result)
@@ -99,14 +114,8 @@ def to_text(result: Survey) -> str:
         "",
         *_histogram_lines(result),
     ]
-    if result.budget is not None and result.feasible is not None:
-        share, low, high = (100 * value for value in result.feasible)
-        lines += [
-            "",
-            f"budget {format_size(result.budget)}: {share:.1f} % of the settings fit "
-            f"(95 % interval {low:.1f} to {high:.1f}, {len(result.macs):,} drawn)",
-            *_ruled_out_lines(result),
-        ]
+    if result.budget is not None:
+        lines += ["", feasible_in_words(result, result.budget), *_ruled_out_lines(result)]
     if result.samples:
         lines += ["", "for example" + (", within the budget" if result.budget else "")]
     for architecture in result.samples:

@@ -39,6 +39,7 @@ from gmsearch.experiment import Settings  # noqa: E402
 from gmsearch.jobs import Jobs, Listener  # noqa: E402
 from gmsearch.record import TrialRecord  # noqa: E402
 from gmsearch.run import RunFolder  # noqa: E402
+from gmsearch.trackers import make_trackers  # noqa: E402
 
 WORKER_MEMORY = 1.2e9  # bytes of a worker with torch and timm, beside its share of the data
 MOST_FAILURES = 5  # trials that fail before one is complete: the cause is not in the networks
@@ -74,7 +75,7 @@ def cluster(address: str | None) -> Iterator[None]:
             log_to_driver=False,
             configure_logging=True,
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises a plain one where a node does not start in time
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SettingsError(f"no Ray cluster at {address or 'this machine'}: {reason}") from None
     logging.getLogger("ray").setLevel(logging.CRITICAL)
@@ -181,6 +182,7 @@ def run_trials(
 
         worker.train(config, dataset)
 
+    trackers = make_trackers(settings)
     driver = _Driver(settings, resources, jobs, listeners)
     trainable = tune.with_resources(
         tune.with_parameters(train, dataset=dataset),
@@ -197,12 +199,13 @@ def run_trials(
                 search_alg=_Asks(driver),
                 num_samples=-1,
                 reuse_actors=True,
+                trial_name_creator=lambda trial: Path(trial.config["folder"]).name,
                 time_budget_s=None if hours is None else 3600 * hours,
             ),
             run_config=tune.RunConfig(
                 storage_path=str(scratch),
                 name="tune",
-                callbacks=[_Tells(driver)],
+                callbacks=[_Tells(driver), *trackers],
                 failure_config=tune.FailureConfig(max_failures=MAX_LOST_WORKERS),
                 verbose=0,
             ),

@@ -12,6 +12,7 @@ from ray import tune
 from gmsearch.data import AnyDataset
 from gmsearch.network import network_from_dict
 from gmsearch.recipe import Recipe
+from gmsearch.record import SCALARS
 from gmsearch.trial import run_trial
 
 
@@ -34,7 +35,9 @@ def train(config: dict[str, Any], dataset: AnyDataset) -> None:
             weights=None if config["weights"] is None else Path(config["weights"]),
         )
         for curve in curves:
-            tune.report({"curve": [result.to_dict() for result in curve], "began": began})
+            epochs = [result.to_dict() for result in curve]
+            last = {name: epochs[-1][name] for name in ("epoch", *SCALARS)}  # for trackers
+            tune.report({"curve": epochs, "began": began, **last})
     except OSError:
         raise
     except Exception as error:

@@ -2,18 +2,23 @@
 
 import json
 import math
+import os
+import re
 import subprocess
 import sys
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from gmsearch.architecture import Architecture
+from gmsearch.cli import main
 from gmsearch.errors import ArchitectureError
 from gmsearch.space import format_size
 from gmsearch.space_file import read_space
-from gmsearch.survey import NUM_DRAWS, survey, to_dict, to_text, wilson_interval
+from gmsearch.survey import NUM_DRAWS, shares, survey, to_dict, to_text, wilson_interval
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
 
@@ -171,3 +176,48 @@ print(sorted(heavy & set(sys.modules)), file=sys.stderr)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "[]\n")
     assert json.loads(done.stdout)["name"] == "tiny"
+
+
+# The picture
+
+
+def test_the_share_curve_counts_the_draws_within_each_budget(tiny):
+    result = survey(tiny)
+    budgets = np.unique([1, *result.macs, *(result.macs - 1), 10**9])
+    found = shares(result, budgets)
+    assert found.shape == (len(budgets), 3)
+    for budget, (share, low, high) in zip(budgets.tolist(), found.tolist(), strict=True):
+        count = sum(1 for macs in result.macs.tolist() if macs <= budget)
+        assert share == count / NUM_DRAWS
+        for end in {low, high} - {0.0, 1.0}:  # as Wilson has it, see above
+            deviation = math.sqrt(end * (1 - end) / NUM_DRAWS)
+            assert abs(share - end) == pytest.approx(1.96 * deviation, abs=1e-9)
+        assert low <= share + 1e-12 and share - 1e-12 <= high
+
+
+@pytest.mark.parametrize("words", [[], ["--budget", "10M"], ["--json"]])
+def test_the_command_draws_a_png(tmp_path, capsys, words):
+    file = tmp_path / "space.png"
+    assert main(["space", str(SPACES / "tiny.yaml"), "--plot", str(file), *words]) == 0
+    with Image.open(file) as image:
+        image.load()
+        assert image.format == "PNG" and min(image.size) > 600
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 10
+    assert os.listdir(tmp_path) == ["space.png"]
+    out = capsys.readouterr().out
+    assert json.loads(out) if "--json" in words else out.endswith(f"\nwrote {file}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no/space.png", "--plot .*no/space.png: cannot be written: No such file or directory"),
+        ("", "--plot .*: a PNG is drawn; give a file such as space.png"),
+        ("space.svg", "--plot .*space.svg: a PNG is drawn; give a file such as space.png"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_one_line(tmp_path, capsys, name, message):
+    assert main(["space", str(SPACES / "tiny.yaml"), "--plot", str(tmp_path / name)]) == 2
+    said = capsys.readouterr()
+    assert re.fullmatch(f"gmsearch: {message}\n", said.err) and said.out == ""
+    assert os.listdir(tmp_path) == []

@@ -6,7 +6,7 @@ A mistake of the user ends in one line on standard error and exit code 2.
 import sys
 from collections.abc import Sequence
 
-from gmsearch.cli import exporting, finals, networks, packing, searching
+from gmsearch.cli import exporting, finals, networks, packing, reporting, searching, watching
 from gmsearch.cli.flags import Parser
 from gmsearch.cli.searching import STOPPED
 from gmsearch.errors import ExportError, TrainingError, UserError
@@ -44,6 +44,8 @@ def _parser() -> Parser:
     )
     verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     searching.add_verbs(verbs)
+    watching.add_verbs(verbs)
+    reporting.add_verbs(verbs)
     networks.add_verbs(verbs)
     packing.add_verbs(verbs)
     finals.add_verbs(verbs)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from gmsearch.data import BUILT_IN, is_named, packed_resolution
 from gmsearch.errors import DataError, SettingsError
+from gmsearch.experiment import TRACKERS
 from gmsearch.recipe import PRECISIONS, Recipe
 from gmsearch.space import parse_size
 
@@ -114,6 +115,20 @@ def add_effort(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where original images are packed to on first use (default: the user's cache folder)",
     )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_const",
+        const=True,
+        help="also write curves and hyperparameters to RUN/tensorboard",
+    )
+    parser.add_argument(
+        "--wandb", metavar="PROJECT", help="also log to Weights & Biases; needs the package wandb"
+    )
+    parser.add_argument(
+        "--mlflow",
+        metavar="URI",
+        help="also log to MLflow, at a server or a file: URI; needs the package mlflow",
+    )
 
 
 def training(arguments: argparse.Namespace, *words: str) -> dict[str, Any]:
@@ -152,7 +167,7 @@ def recipe_said(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def effort(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was said of the flags of `add_effort`."""
-    names = ("workers", "gpus_per_trial", "address", "max_hours", "cache")
+    names = ("workers", "gpus_per_trial", "address", "max_hours", "cache", *TRACKERS)
     given = {name: getattr(arguments, name) for name in names}
     if given["cache"] is not None:
         given["cache"] = absolute(given["cache"])

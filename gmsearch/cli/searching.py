@@ -87,6 +87,13 @@ def _add_space(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--budget", type=size, metavar="MACS", help="most MACs, such as 300M or 1.2G"
     )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="OUT.png",
+        help="also draw a picture to this file: MACs of drawn settings, and the share that fits "
+        "each budget",
+    )
     parser.add_argument("--json", action="store_true", help="plain numbers, for a program to read")
     parser.set_defaults(run=_space)
 
@@ -147,5 +154,12 @@ def _space(arguments: argparse.Namespace) -> int:
     if arguments.budget is not None:
         space.check_budget(arguments.budget)
     result = survey(space, arguments.budget)
-    print(json.dumps(to_dict(result), indent=2) if arguments.json else to_text(result))
+    if arguments.plot is not None:
+        from gmsearch.picture import draw_space
+
+        draw_space(arguments.plot, result)
+    if arguments.json:
+        print(json.dumps(to_dict(result), indent=2))
+    else:
+        print(to_text(result) + (f"\n\nwrote {arguments.plot}" if arguments.plot else ""))
     return 0

@@ -1,0 +1,93 @@
+"""The curves of a run as TensorBoard shows them: `tensorboard --logdir RUN/tensorboard`.
+
+A session writes what it knows of every trial anew, so that the files are those of the records
+whether or not the sessions before it wrote any. Importing tensorboardX brings torch into the
+driver: only who asks for these files waits for it.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from gmsearch.record import SCALARS, TrialRecord
+
+FLUSH_SECONDS = 5
+COSTS = ("macs", "params", "activations")
+
+
+class TensorBoard:
+    """A listener that writes the scalars of each epoch, and of a complete trial its network and
+    figures for the page of hyperparameters. Use as a context manager.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers: dict[int, Any] = {}
+        self._written: dict[int, int] = {}  # epochs, by the number of the trial
+        self._ended: set[int] = set()
+
+    def __enter__(self) -> "TensorBoard":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def update(self, records: Iterable[TrialRecord]) -> None:
+        for record in records:
+            self._write_epochs(record)
+            if record.state != "running" and record.number not in self._ended:
+                self._end(record)
+
+    def finished(self, record: TrialRecord) -> None:
+        """Nothing: an update came before it."""
+
+    def _write_epochs(self, record: TrialRecord) -> None:
+        for epoch in record.curve[self._written.get(record.number, 0) :]:
+            writer = self._writer(record)
+            for name in SCALARS:
+                if epoch.get(name) is not None:
+                    writer.add_scalar(name, epoch[name], epoch["epoch"])
+        self._written[record.number] = record.epochs
+
+    def _end(self, record: TrialRecord) -> None:
+        from tensorboardX.summary import hparams
+
+        self._ended.add(record.number)
+        if record.state == "complete":
+            writer = self._writer(record)
+            for name in COSTS:
+                writer.add_scalar(name, getattr(record, name), record.epochs)
+            for summary in hparams(hyperparameters(record), dict.fromkeys(("top1", *COSTS))):
+                writer.file_writer.add_summary(summary)
+        if writer := self._writers.pop(record.number, None):
+            writer.close()
+
+    def _writer(self, record: TrialRecord) -> Any:
+        from tensorboardX import SummaryWriter
+
+        if record.number not in self._writers:
+            name = f"{record.id}-seed{record.seed}" if record.name else record.id
+            shutil.rmtree(self._folder / name, ignore_errors=True)  # of sessions before this one
+            writer = SummaryWriter(str(self._folder / name), flush_secs=FLUSH_SECONDS)
+            self._writers[record.number] = writer
+        return self._writers[record.number]
+
+
+def hyperparameters(record: TrialRecord) -> dict[str, int | float | str]:
+    """What a network is, flat: `stem_width`, `stage1.depth` and so on, and its seed."""
+    found: dict[str, int | float | str] = {"network": record.words, "seed": record.seed}
+    for name, value in record.network.to_dict().items():
+        if name == "stages":
+            for number, stage in enumerate(value, 1):
+                found |= {f"stage{number}.{axis}": option for axis, option in stage.items()}
+        else:
+            found[name] = value
+    return found

@@ -1,0 +1,144 @@
+"""Files for TensorBoard, read back record by record with their checksums, and without TensorBoard:
+a record is its length, the length's checksum, an event in protobuf, and the event's checksum.
+"""
+
+import struct
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+from test_scatter import trial
+
+from gmsearch.gmnet import gmnet_within
+from gmsearch.network import Peer
+from gmsearch.tensorboard import TensorBoard
+
+
+def checksum(data: bytes) -> int:
+    """CRC-32C, bit by bit, turned and shifted as TFRecord has it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def events(folder: Path) -> list[Event]:
+    (file,) = folder.glob("events.out.tfevents.*")
+    data, found = file.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        assert struct.unpack("<I", data[8:12]) == (checksum(data[:8]),)
+        event = data[12 : 12 + length]
+        assert struct.unpack("<I", data[12 + length : 16 + length]) == (checksum(event),)
+        found.append(Event.FromString(event))
+        data = data[16 + length :]
+    assert found[0].file_version == "brain.Event:2"
+    return found[1:]
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Values by name and step; each is there once."""
+    found: dict[str, dict[int, float]] = {}
+    for event in events(folder):
+        for value in event.summary.value:
+            if not value.tag.startswith("_hparams_/"):
+                steps = found.setdefault(value.tag, {})
+                assert event.step not in steps
+                steps[event.step] = value.simple_value
+    return found
+
+
+def hyperparameters(folder: Path) -> dict[str, object]:
+    for event in events(folder):
+        for value in event.summary.value:
+            if value.tag == "_hparams_/session_start_info":
+                content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                told = content.session_start_info.hparams
+                return {name: told[name].string_value or told[name].number_value for name in told}
+    return {}
+
+
+def told_metrics(folder: Path) -> set[str]:
+    for event in events(folder):
+        for value in event.summary.value:
+            if value.tag == "_hparams_/experiment":
+                content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                return {metric.name.tag for metric in content.experiment.metric_infos}
+    return set()
+
+
+def epoch(number: int, loss: float | None = 0.5) -> dict:
+    values = {"epoch": number, "top1": 10.0 * number, "train_loss": 4.0 / number, "loss": loss}
+    return values | {"seconds": 1.0, "top5": None}
+
+
+def test_each_epoch_is_written_once_when_it_is_there(tmp_path):
+    with TensorBoard(tmp_path) as board:
+        for epochs in range(4):
+            state = "complete" if epochs == 3 else "running"
+            curve = [epoch(number, None if number == 2 else 0.5) for number in range(1, epochs + 1)]
+            record = trial(7, 0.0, 9_000_000, id="abc", state=state, curve=curve)
+            board.update([record])
+            board.update([record])
+        board.finished(record)
+    found = scalars(tmp_path / "abc")
+    assert found["top1"] == {1: 10.0, 2: 20.0, 3: 30.0}
+    assert found["train_loss"] == pytest.approx({1: 4.0, 2: 2.0, 3: 4 / 3})
+    assert found["loss"] == {1: 0.5, 3: 0.5}
+    assert found["macs"] == {3: 9_000_000}
+    assert told_metrics(tmp_path / "abc") == {"top1", "macs", "params", "activations"} <= set(found)
+
+
+def test_a_complete_trial_has_its_network_as_hyperparameters(tmp_path):
+    network = gmnet_within(300_000_000)
+    own = trial(0, 0.0, 1, id="own", curve=[epoch(1)], network=network, baseline="GmNet")
+    failed = trial(1, 0.0, 1, id="failed", curve=[epoch(1)], state="failed", reason="it did")
+    with TensorBoard(tmp_path) as board:
+        board.update([own, failed])
+    told = hyperparameters(tmp_path / "own")
+    assert told["network"] == own.words and "GmNet baseline" in own.words
+    for number, stage in enumerate(network.stages, 1):
+        assert told[f"stage{number}.width"] == stage.width
+        assert told[f"stage{number}.placement"] == stage.placement
+    assert told["stem_width"] == network.stem_width
+    assert hyperparameters(tmp_path / "failed") == {}
+    assert scalars(tmp_path / "failed")["top1"] == {1: 10.0}
+
+
+def test_a_stop_in_the_middle_loses_nothing_and_the_next_session_writes_it_anew(tmp_path):
+    running = trial(0, 0.0, 1, id="a", state="running", curve=[epoch(1)])
+    with TensorBoard(tmp_path) as board:
+        board.update([running])
+    assert scalars(tmp_path / "a")["top1"] == {1: 10.0}
+    done = trial(0, 0.0, 1, id="a", curve=[epoch(1), epoch(2)])
+    with TensorBoard(tmp_path) as board:
+        board.update([done])
+    assert scalars(tmp_path / "a")["top1"] == {1: 10.0, 2: 20.0}
+
+
+def test_the_seeds_of_a_comparison_have_folders_of_their_own(tmp_path):
+    records = [
+        trial(
+            i, 0.0, 1, id="resnet18", name="r", seed=i, network=Peer("resnet18"), curve=[epoch(1)]
+        )
+        for i in range(2)
+    ]
+    with TensorBoard(tmp_path) as board:
+        board.update(records)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resnet18-seed0", "resnet18-seed1"]
+    assert hyperparameters(tmp_path / "resnet18-seed1") == {
+        "network": "r",
+        "seed": 1.0,
+        "timm": "resnet18",
+    }
+
+
+def test_trials_without_an_epoch_leave_nothing(tmp_path):
+    with TensorBoard(tmp_path / "board") as board:
+        board.update([trial(0, 0.0, 1, state="running", curve=[])])
+        board.update([trial(0, 0.0, 1, state="failed", curve=[], reason="it did")])
+    assert not (tmp_path / "board").exists()

@@ -138,12 +138,11 @@ def _run_of(what: str, network_id: str | None) -> tuple[RunFolder | None, str | 
 
 def _best_of(run: RunFolder) -> str:
     """The first network of a run's front."""
-    try:
-        return str(json.loads(run.front_file.read_text(encoding="utf-8"))[0]["id"])
-    except (OSError, ValueError, LookupError, TypeError):
-        raise SettingsError(
-            f"{run.path} has no front yet; give --id ID, one of those in its trials.csv"
-        ) from None
+    for first in run.front_ids():
+        return first
+    raise SettingsError(
+        f"{run.path} has no front yet; give --id ID, one of those in its trials.csv"
+    )
 
 
 class _Origin(NamedTuple):

@@ -24,6 +24,8 @@ TRACKERS = ("tensorboard", "wandb", "mlflow")  # who follows a run
 EFFORT = (
     "trials",
     "seeds",
+    "networks_wanted",
+    "repeated",
     "workers",
     "gpus_per_trial",
     "max_hours",
@@ -140,6 +142,24 @@ class Comparison(Settings):
         return len(distinct) * self.seeds
 
 
+class Tabulation(Settings):
+    """Networks of a space that are trained for a table, drawn by the seed."""
+
+    space: dict[str, Any]  # the space file's contents
+    budget: int | None = Field(None, ge=1, strict=True)  # MACs; None: all of the space
+    networks_wanted: int = Field(default=1000, ge=2, le=1_000_000, strict=True)
+    repeated: int = Field(default=0, ge=0, strict=True)  # networks that are trained with more seeds
+    seeds: int = Field(default=1, ge=1, le=1000, strict=True)  # of each of these
+
+    @property
+    def num_trials(self) -> int:
+        return self.networks_wanted + self.repeated * (self.seeds - 1)
+
+    def search_space(self, path: Path) -> SearchSpace:
+        """The space; `path` is named in the message where it is not a space."""
+        return parse_space(Document(path, self.space, {}, SettingsError))
+
+
 class FullTraining(BaseModel):
     """How the finalists of a run are trained."""
 
@@ -204,11 +224,14 @@ def make_settings(kind: type[Model], settings: Mapping[str, Any]) -> Model:
         raise SettingsError(f"--{flag} is {first['input']!r}; {first['msg'].lower()}") from None
 
 
-def read_settings(path: Path) -> Experiment | Comparison:
+def read_settings(path: Path) -> Experiment | Comparison | Tabulation:
     """Reads an experiment.yaml. Raises SettingsError."""
     document = read_yaml(path, SettingsError)
-    if isinstance(document.data, dict) and "networks" in document.data:
+    told = document.data if isinstance(document.data, dict) else {}
+    if "networks" in told:
         return document.parse(Comparison)
+    if "networks_wanted" in told:
+        return document.parse(Tabulation)
     return document.parse(Experiment)
 
 

@@ -8,7 +8,6 @@ trial is born dead.
 
 import math
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -117,15 +116,9 @@ class BudgetSampler(BaseSampler):
 
     def _listed(self, seen: set[Any]) -> Candidate | None:
         """The first new candidate in a list of all, in a space that is small enough to list."""
-        choices = self._space.choices
-        if math.prod(len(choice.options) for choice in choices) > LARGEST_ENUMERATION:
+        if math.prod(len(c.options) for c in self._space.choices) > LARGEST_ENUMERATION:
             return None
-        for options in product(*(choice.options for choice in choices)):
-            picks = dict(zip((choice.name for choice in choices), options, strict=True))
-            try:
-                candidate = Candidate(picks, self._space.decode(picks))
-            except ArchitectureError:
-                continue
+        for candidate in self._space.candidates():
             if self._fits(candidate) and candidate.architecture.id not in seen:
                 return candidate
         return None

@@ -108,6 +108,15 @@ class SearchSpace:
             except ArchitectureError:
                 continue  # such as the form `twin` away from `expand`
 
+    def candidates(self) -> Iterator[Candidate]:
+        """All settings that are a network, in order; several may spell the same one."""
+        options = {choice.name: choice.options for choice in self.choices}
+        for picks in _product(self.choices, options):
+            try:
+                yield Candidate(picks, self.decode(picks))
+            except ArchitectureError:
+                continue
+
     def descend(self, picks: Picks, budget: int, rng: np.random.Generator) -> Candidate:
         """Takes a candidate into the budget by a few of the cheapest network's options.
 

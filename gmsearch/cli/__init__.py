@@ -6,7 +6,16 @@ A mistake of the user ends in one line on standard error and exit code 2.
 import sys
 from collections.abc import Sequence
 
-from gmsearch.cli import exporting, finals, networks, packing, reporting, searching, watching
+from gmsearch.cli import (
+    exporting,
+    finals,
+    networks,
+    packing,
+    reporting,
+    searching,
+    tables,
+    watching,
+)
 from gmsearch.cli.flags import Parser
 from gmsearch.cli.searching import STOPPED
 from gmsearch.errors import ExportError, TrainingError, UserError
@@ -49,5 +58,6 @@ def _parser() -> Parser:
     networks.add_verbs(verbs)
     packing.add_verbs(verbs)
     finals.add_verbs(verbs)
+    tables.add_verbs(verbs)
     exporting.add_verbs(verbs)
     return parser

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from gmsearch.cli.flags import Parser, add_effort, add_training, effort, size, training, whole
 from gmsearch.errors import SettingsError
-from gmsearch.experiment import EFFORT, Comparison, Experiment, make_settings, read_settings
+from gmsearch.experiment import (
+    EFFORT,
+    Comparison,
+    Experiment,
+    Tabulation,
+    make_settings,
+    read_settings,
+)
 from gmsearch.run import RunFolder
 from gmsearch.space import format_size
 from gmsearch.space_file import read_space, read_space_data
@@ -121,10 +128,10 @@ def _resume(arguments: argparse.Namespace) -> int:
     before = read_settings(folder.experiment_file)
     settings = dict(before)
     for name in EFFORT:  # said anew in each session, but for how much there is, and where
-        if name not in ("trials", "seeds", "cache"):
+        if name not in ("trials", "seeds", "networks_wanted", "repeated", "cache"):
             settings.pop(name, None)
     settings |= {"data_digest": None, **effort(arguments)}
-    right, wrong = ("seeds", "trials") if isinstance(before, Comparison) else ("trials", "seeds")
+    right, wrong = ("trials", "seeds") if isinstance(before, Experiment) else ("seeds", "trials")
     if getattr(arguments, wrong):
         raise SettingsError(f"--{wrong}: {folder.path} has --{right}")
     if getattr(arguments, right):
@@ -132,11 +139,15 @@ def _resume(arguments: argparse.Namespace) -> int:
     return start_run(make_settings(type(before), settings), folder)
 
 
-def start_run(settings: Experiment | Comparison, folder: RunFolder) -> int:
-    """Runs a search or a comparison; returns the exit code."""
+def start_run(settings: Experiment | Comparison | Tabulation, folder: RunFolder) -> int:
+    """Runs a search or a comparison, or builds a table; returns the exit code."""
     from gmsearch.session import Ending
 
-    if isinstance(settings, Experiment):
+    if isinstance(settings, Tabulation):
+        from gmsearch.table import build_table
+
+        ending = build_table(settings, folder)
+    elif isinstance(settings, Experiment):
         from gmsearch.search import run_search  # brings Optuna, which no other verb needs
 
         ending = run_search(settings, folder)

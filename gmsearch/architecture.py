@@ -17,7 +17,7 @@ twice. Nothing here knows of search spaces, studies or torch.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache, cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -208,7 +208,9 @@ class Architecture:
         return {
             "stem_width": self.stem_width,
             "stem_activation": self.stem_activation,
-            "stages": [asdict(stage) for stage in self.stages],
+            "stages": [
+                {name: getattr(stage, name) for name in _STAGE_FIELDS} for stage in self.stages
+            ],
         }
 
     @classmethod

@@ -18,7 +18,8 @@ from gmsearch.space import SearchSpace
 from gmsearch.space_file import parse_space
 
 COSTS = ("macs", "params", "activations")
-SAMPLERS = ("tpe", "nsga2", "random")
+SAMPLERS = ("gated", "random", "tpe", "nsga2", "gp", "evolution")
+EARLY_STOPS = ("gated", "asha", "off")
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # who follows a run
 # What may differ when a run goes on: how much is done and where, not what.
 EFFORT = (
@@ -96,7 +97,8 @@ class Experiment(Settings):
     space: dict[str, Any]  # the space file's contents
     budget: int = Field(ge=1, strict=True)  # MACs, counted where the space counts them
     objectives: tuple[str, ...] = ("top1", "macs")
-    sampler: str = "tpe"
+    sampler: str = "gated"
+    early_stop: str = "gated"
     trials: int = Field(default=20, ge=1, le=1_000_000, strict=True)
 
     def model_post_init(self, context: Any) -> None:
@@ -108,6 +110,9 @@ class Experiment(Settings):
             )
         if self.sampler not in SAMPLERS:
             raise SettingsError(f"sampler {self.sampler!r}; allowed: {', '.join(SAMPLERS)}")
+        if self.early_stop not in EARLY_STOPS:
+            allowed = ", ".join(EARLY_STOPS)
+            raise SettingsError(f"--early-stop {self.early_stop}; allowed: {allowed}")
         costs = self.objectives[1:]
         if self.objectives[:1] != ("top1",) or not costs or len(set(costs)) < len(costs):
             raise SettingsError(

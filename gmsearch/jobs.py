@@ -12,13 +12,18 @@ class Jobs(Protocol):
     records: dict[int, TrialRecord]
 
     def ask(self) -> Job | None:
-        """The next training to do; None where nothing is left."""
+        """The next training to do; None where nothing is left, or not before another one ends."""
 
-    def report(self, number: int, curve: list[EpochDict]) -> None:
-        """The curve of a running training, epochs before a restart included."""
+    def report(self, number: int, curve: list[EpochDict]) -> bool:
+        """The curve of a running training, epochs before a restart included. Returns whether it
+        goes on.
+        """
 
     def tell(self, number: int) -> TrialRecord:
         """A training reached its last epoch."""
+
+    def tell_stopped(self, number: int) -> TrialRecord:
+        """A training was stopped, as `report` said."""
 
     def tell_failed(self, number: int, reason: str) -> TrialRecord:
         """A training failed, with the reason in one line."""
@@ -31,7 +36,7 @@ class Listener(Protocol):
         """All trials as they stand, after every change."""
 
     def finished(self, record: TrialRecord) -> None:
-        """One trial that is complete or failed."""
+        """One trial that is complete, stopped or failed."""
 
 
 class Writer:

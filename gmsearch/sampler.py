@@ -1,37 +1,192 @@
-"""An Optuna sampler that proposes only what may be trained: within the budget, and never a network
-twice.
+"""Optuna samplers that propose only what may be trained: within the budget, and never a network
+twice. All of this happens within the one ask, so no trial is born dead.
 
-It asks one of Optuna's own samplers, takes a proposal that is over the budget into it, and falls
-back on a random draw where the proposal is a repeat. All of this happens within the one ask, so no
-trial is born dead.
+`gated` knows costs beforehand (`strategy`); the others are Optuna's own and regularized evolution,
+each held to the budget in the same way, so that a comparison is fair.
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
-from gmsearch.errors import ArchitectureError
-from gmsearch.space import Candidate, Picks, SearchSpace
+from gmsearch.designs import Design, Designs, Known
+from gmsearch.pareto import front
+from gmsearch.space import Picks
+from gmsearch.strategy import Strategy, Worth
 
 NUM_PROPOSALS = 8  # of the inner sampler, before a random draw
-NUM_DRAWS = 2000  # uniform draws for one that is within the budget and new
-NUM_DESCENTS = (
-    200  # draws that are taken into the budget, where it is so small that uniform draws miss it
-)
-LARGEST_ENUMERATION = (
-    50_000  # settings; in a smaller space the last new networks are found by listing all
-)
+NUM_DRAWS = 50  # for a design that is new, before all are listed
+POPULATION = 50  # the last trainings, among which evolution looks for parents
+TOURNAMENT = 10  # of these, drawn for each parent
 
-_INNER: dict[str, Callable[[int], BaseSampler]] = {
-    "random": lambda seed: RandomSampler(seed),
-    "tpe": lambda seed: TPESampler(seed=seed, multivariate=True),
-    "nsga2": lambda seed: NSGAIISampler(seed=seed, population_size=20),
+
+class SearchSampler(Protocol):
+    """What a search asks of its sampler beside Optuna's own interface."""
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """The parameters of a trial."""
+
+    def preview(self, study: Study) -> Worth | None:
+        """What the next ask would propose, or something as good as that; None where nothing is
+        left. The gain is infinite where the sampler does not tell what it expects.
+        """
+
+
+class StrategySampler(BaseSampler):
+    """Proposes what a strategy does, which somebody else keeps up to date."""
+
+    def __init__(self, designs: Designs, strategy: Strategy) -> None:
+        self._designs = designs
+        self._strategy = strategy
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return _categorical(self._designs)
+
+    def preview(self, study: Study) -> Worth | None:
+        return self._strategy.propose()
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self.distributions()
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if not search_space:
+            return {}
+        worth = self._strategy.propose()
+        if worth is None:
+            raise RuntimeError("no network within the budget is left")
+        return worth.design.picks
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        raise RuntimeError(f"'{name}' is not a choice of this search")
+
+
+class GatedSampler(StrategySampler):
+    """The sampler `gated` for any Optuna study of categorical and integer parameters whose costs
+    are known before a trial runs.
+
+        sampler = GatedSampler(space, describe, seed=0)
+        study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+        study.optimize(objective, n_trials=100)
+
+    The first value of a trial is the one that costs training, and is maximised; it should be about
+    0 to 100. `describe` maps parameters to `Known`: an identity, the exact costs as shares of what
+    is allowed, and physical features; or to None where they are not allowed. Integers count as
+    ordered choices. A trial is a RuntimeError where nothing is left to propose.
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, BaseDistribution],
+        describe: Callable[[Picks], Known | None],
+        *,
+        seed: int = 0,
+    ) -> None:
+        options = {name: _options(name, each) for name, each in space.items()}
+        integers = frozenset(n for n, each in space.items() if isinstance(each, IntDistribution))
+        designs = Designs(options, describe, integers)
+        super().__init__(designs, Strategy(designs, (1,), seed))
+        self._space = dict(space)
+        self._seen: dict[int, TrialState] = {}
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        return self._space
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        if study.directions[0] != StudyDirection.MAXIMIZE:
+            raise ValueError("the first direction of the study must be to maximize")
+        for other in study.get_trials(deepcopy=False):
+            if other.number != trial.number and self._seen.get(other.number) != other.state:
+                self._seen[other.number] = other.state
+                self._take_in(other)
+        return super().sample_relative(study, trial, search_space)
+
+    def _take_in(self, trial: FrozenTrial) -> None:
+        if set(trial.params) != set(self._space):
+            return  # of another space, or not yet asked for
+        design = self._designs.design(trial.params)
+        if design is None:
+            return
+        state = _STATES.get(trial.state, "failed")
+        tops = trial.values[:1] if trial.state == TrialState.COMPLETE else []
+        self._strategy.observe(design, tops, state)
+
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+}
+
+
+def _options(name: str, distribution: BaseDistribution) -> Sequence[Any]:
+    """All options of a parameter. Raises ValueError for one of real numbers."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    raise ValueError(f"parameter {name!r} is neither categorical nor an integer")
+
+
+def _categorical(designs: Designs) -> dict[str, BaseDistribution]:
+    """One categorical parameter for each choice."""
+    return {name: CategoricalDistribution(options) for name, options in designs.options.items()}
+
+
+class EvolutionSampler(BaseSampler):
+    """Regularized evolution (Real et al. 2019, arXiv 1802.01548) of several objectives: a neighbour
+    of the best of some recent trainings, of several that none beats a random one.
+    """
+
+    def __init__(self, designs: Designs, seed: int) -> None:
+        self._designs = designs
+        self._rng = np.random.default_rng(seed)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return _categorical(self._designs)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        recent = [other for other in complete if other.params][-POPULATION:]
+        if len(recent) < TOURNAMENT:
+            return {}
+        drawn = self._rng.choice(len(recent), TOURNAMENT, replace=False)
+        contestants = [recent[index] for index in drawn]
+        maximize = [direction == StudyDirection.MAXIMIZE for direction in study.directions]
+        best = front([other.values for other in contestants], maximize)
+        parent = self._designs.design(contestants[int(self._rng.choice(best))].params)
+        child = None if parent is None else self._designs.mutate(parent, self._rng, most=1)
+        return {} if child is None else child.picks
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        raise RuntimeError("it proposes all parameters at once")
+
+
+_INNER: dict[str, Callable[[Designs, int], BaseSampler]] = {
+    "random": lambda designs, seed: RandomSampler(seed),
+    "tpe": lambda designs, seed: TPESampler(seed=seed, multivariate=True),
+    "nsga2": lambda designs, seed: NSGAIISampler(seed=seed, population_size=20),
+    "gp": lambda designs, seed: GPSampler(seed=seed, n_startup_trials=10),
+    "evolution": EvolutionSampler,
 }
 
 
@@ -39,34 +194,33 @@ class BudgetSampler(BaseSampler):
     """Wraps the sampler `name` for studies whose trials carry the user attribute `id`, also running
     ones.
 
-    What is proposed depends on the seed and the stored trials alone, so a resumed search goes on as
-    it would have.
+    A proposal over the budget is taken into it; where a proposal is a repeat or not allowed, it is
+    asked again, and then drawn at random. What is proposed depends on the seed and the stored
+    trials alone, so a resumed search goes on as it would have.
     """
 
-    def __init__(self, name: str, space: SearchSpace, budget: int, seed: int) -> None:
+    def __init__(self, name: str, designs: Designs, num_epochs: int, seed: int) -> None:
         self._name = name
-        self._space = space
-        self._budget = budget
+        self._designs = designs
+        self._num_epochs = num_epochs
         self._seed = seed
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """One categorical parameter for each choice of the space."""
-        return {c.name: CategoricalDistribution(c.options) for c in self._space.choices}
+        return _categorical(self._designs)
 
-    def fresh(self, study: Study) -> Candidate | None:
-        """A random candidate that may be trained, or None where none is left."""
-        trials = study.get_trials(deepcopy=False)
-        seen = {trial.user_attrs.get("id") for trial in trials}
-        rng = np.random.default_rng([self._seed, sum("id" in t.user_attrs for t in trials)])
+    def preview(self, study: Study) -> Worth | None:
+        design = self.fresh(study)
+        return design and Worth(design, self._num_epochs, math.inf, math.nan, math.nan)
+
+    def fresh(self, study: Study) -> Design | None:
+        """A random design that may be trained, or None where none is left."""
+        seen = _ids(study)
+        rng = np.random.default_rng([self._seed, len(seen)])
         for _ in range(NUM_DRAWS):
-            candidate = self._space.draw(rng)
-            if self._fits(candidate) and candidate.architecture.id not in seen:
-                return candidate
-        for _ in range(NUM_DESCENTS):
-            candidate = self._space.descend(self._space.draw(rng).picks, self._budget, rng)
-            if candidate.architecture.id not in seen:
-                return candidate
-        return self._listed(seen)
+            design = self._designs.draw(rng)
+            if design is not None and design.known.id not in seen:
+                return design
+        return next((d for d in self._designs.listed() if d.known.id not in seen), None)
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -78,47 +232,33 @@ class BudgetSampler(BaseSampler):
     ) -> dict[str, Any]:
         """Picks of a network within the budget that is not in the study.
 
-        Raises RuntimeError where none is left; ask `fresh` first.
+        Raises RuntimeError where none is left; ask `preview` first.
         """
         if not search_space:
             return {}
-        seen = {other.user_attrs.get("id") for other in study.get_trials(deepcopy=False)}
+        seen = _ids(study)
         rng = np.random.default_rng([self._seed, trial.number])
-        inner = _INNER[self._name](self._seed + trial.number)
+        inner = _INNER[self._name](self._designs, self._seed + trial.number)
         for _ in range(NUM_PROPOSALS):
             proposal = inner.sample_relative(study, trial, search_space)
             if not proposal:  # as at the start, before there is anything to learn from
                 break
-            candidate = self._completed(proposal, rng)
-            if candidate is not None and candidate.architecture.id not in seen:
-                return candidate.picks
-        candidate = self.fresh(study)
-        if candidate is None:
+            # NSGA-II leaves out what it mutates.
+            design = self._designs.completed({**self._designs.any_picks(rng), **proposal}, rng)
+            if design is not None and design.known.id not in seen:
+                return design.picks
+        found = self.fresh(study)
+        if found is None:
             raise RuntimeError("no network within the budget is left")
-        return candidate.picks
+        return found.picks
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> Any:
-        raise RuntimeError(f"'{name}' is not a choice of space '{self._space.name}'")
+        raise RuntimeError(f"'{name}' is not a choice of this search")
 
-    def _completed(self, proposal: Picks, rng: np.random.Generator) -> Candidate | None:
-        """The proposal as a candidate within the budget; None where it is no network."""
-        picks = {**self._space.draw(rng).picks, **proposal}  # NSGA-II leaves out what it mutates
-        try:
-            candidate = Candidate(picks, self._space.decode(picks))
-        except ArchitectureError:
-            return None
-        return candidate if self._fits(candidate) else self._space.descend(picks, self._budget, rng)
 
-    def _fits(self, candidate: Candidate) -> bool:
-        return self._space.cost(candidate.architecture).macs <= self._budget
-
-    def _listed(self, seen: set[Any]) -> Candidate | None:
-        """The first new candidate in a list of all, in a space that is small enough to list."""
-        if math.prod(len(c.options) for c in self._space.choices) > LARGEST_ENUMERATION:
-            return None
-        for candidate in self._space.candidates():
-            if self._fits(candidate) and candidate.architecture.id not in seen:
-                return candidate
-        return None
+def _ids(study: Study) -> set[Any]:
+    """The networks that a study has met."""
+    trials = study.get_trials(deepcopy=False)
+    return {trial.user_attrs["id"] for trial in trials if "id" in trial.user_attrs}

@@ -4,10 +4,10 @@ it.
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
@@ -18,13 +18,16 @@ from sqlalchemy import URL, event, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from gmsearch.architecture import Architecture
+from gmsearch.designs import Design, known_of, network_designs
 from gmsearch.errors import ArchitectureError, SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.gmnet import gmnet_within, without_gates
 from gmsearch.record import Job, TrialRecord
 from gmsearch.run import RunFolder, read_curve
-from gmsearch.sampler import BudgetSampler
+from gmsearch.sampler import BudgetSampler, StrategySampler
 from gmsearch.space import SearchSpace
+from gmsearch.stopping import ByGain, Halving, Stopping, rungs_of
+from gmsearch.strategy import Strategy, Worth
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -34,28 +37,59 @@ _STATES = {
 }
 
 
+# Attributes of a trial that ended, which the one that goes on with it does not have.
+_OF_AN_ENDING = ("curve", "epochs", "seconds", "top1", "reason")
+
 STORAGE_ERRORS = (OptunaError, SQLAlchemyError)  # what a broken or locked study.db ends in
 # Of another version, of a database without a driver, or no storage at all.
 READ_ERRORS = (*STORAGE_ERRORS, RuntimeError, ImportError, ValueError, OSError)
 
 
 class SearchStudy:
-    """Asks for jobs and takes their results; `records` has every trial by number, the running ones'
-    curves included.
+    """Asks for jobs and takes their results; `records` has every training by number, the running
+    ones' curves included.
 
-    A trial is COMPLETE only if it was trained to its last epoch; one that failed is FAIL with the
-    reason. What a killed driver left RUNNING is handed out again under its own number.
+    A trial is COMPLETE only if it was trained to its last epoch; one that was stopped early is
+    PRUNED with its curve, one that failed is FAIL with the reason. A stopped training that is taken
+    up again is a new trial of the same network, which stands for the old one from then on. What a
+    killed driver left RUNNING is handed out again under its own number.
+
+    A search may spend `trials` times the epochs of a training: the fewer trainings go to their end,
+    the more networks it tries.
     """
 
-    def __init__(self, folder: RunFolder, experiment: Experiment, space: SearchSpace) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        experiment: Experiment,
+        space: SearchSpace,
+        *,
+        storage: BaseStorage | None = None,
+        allowed: Callable[[Architecture], bool] = lambda network: True,
+        log: Callable[[dict[str, Any]], None] = lambda event: None,
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.simplefilter("ignore", ExperimentalWarning)  # multivariate TPE
         self._folder = folder
         self._experiment = experiment
         self._space = space
-        self._sampler = BudgetSampler(experiment.sampler, space, experiment.budget, experiment.seed)
+        self._log = log
+        self._limits = limits_of(experiment, space)
+        self._designs = network_designs(space, experiment.budget, self._limits, allowed)
+        rungs = (
+            (self._num_epochs,) if experiment.early_stop == "off" else rungs_of(self._num_epochs)
+        )
+        self._strategy = Strategy(self._designs, rungs, experiment.seed)
+        self._stopping = _stopping_of(experiment, self._strategy)
+        self._sampler: StrategySampler | BudgetSampler
+        if experiment.sampler == "gated":
+            self._sampler = StrategySampler(self._designs, self._strategy)
+        else:
+            self._sampler = BudgetSampler(
+                experiment.sampler, self._designs, self._num_epochs, experiment.seed
+            )
         self._study = optuna.create_study(
-            storage=_open_storage(folder),
+            storage=_open_storage(folder) if storage is None else storage,
             study_name=experiment.name,
             sampler=self._sampler,
             directions=["maximize" if o == "top1" else "minimize" for o in experiment.objectives],
@@ -64,56 +98,86 @@ class SearchStudy:
         self._study.set_metric_names(list(experiment.objectives))
         self.records: dict[int, TrialRecord] = {}
         self._trials: dict[int, Trial] = {}
+        self._begin_what_waits()
         for frozen in self._study.get_trials(deepcopy=False):
             self._remember(frozen)
         self._unfinished = [self._job(r) for r in self._with_state("running")]
         self._baselines = list(self._missing_baselines())
+        self._log({"event": "session", "running": [job.number for job in self._unfinished]})
 
     @property
     def num_finished(self) -> int:
-        """Trials that are complete or failed."""
+        """Trainings that are complete, stopped or failed."""
         return len(self.records) - len(self._with_state("running"))
 
     @property
     def is_finished(self) -> bool:
-        """Whether all trials that are wanted, or possible, have ended."""
-        if self._with_state("running"):
-            return False
-        return len(self.records) >= self._experiment.trials or self.is_exhausted
+        """Whether all that is wanted, or possible, is done."""
+        return not self._with_state("running") and not self._baselines and self._next() is None
 
     @property
     def is_exhausted(self) -> bool:
         """Whether nothing new is left to try within the budget."""
-        return not self._baselines and self._sampler.fresh(self._study) is None
+        return not self._baselines and self._sampler.preview(self._study) is None
 
     def ask(self) -> Job | None:
-        """The next job: unfinished ones first, then the baselines, then what the sampler proposes.
+        """The next job: unfinished ones first, then the baselines, then what is most worth it: a
+        new network, or a stopped training.
 
-        None where the run has as many trials as it wants, or nothing new is left in the budget.
+        None where all epochs are promised, or nothing is left in the budget; a training that is
+        stopped or fails may change the first.
         """
         if self._unfinished:
             return self._unfinished.pop(0)
-        if len(self.records) >= self._experiment.trials:
-            return None
-        if self._baselines:
+        if self._baselines and self._epochs_left >= self._num_epochs:
             name, architecture = self._baselines.pop(0)
             return self._describe(self._study.ask(), architecture, baseline=name)
-        if self._sampler.fresh(self._study) is None:
+        found = self._next()
+        if found is None:
             return None
+        if isinstance(found, TrialRecord):
+            return self._take_up(found)
         trial = self._study.ask(self._sampler.distributions())
         return self._describe(trial, self._space.decode(trial.params))
 
-    def report(self, number: int, curve: list[dict[str, Any]]) -> None:
+    def report(self, number: int, curve: list[dict[str, Any]]) -> bool:
         """Notes the curve of a running trial, epochs before a restart included; the study has it
-        from `tell` on.
+        from `tell` on. Returns whether the training goes on.
         """
-        self.records[number] = replace(self.records[number], curve=curve)
+        record = self._finish(replace(self.records[number], curve=curve))
+        at_rung = record.epochs in self._strategy.rungs[:-1] and record.baseline is None
+        if self._stopping is None or not at_rung:
+            return True
+        verdict = self._stopping.verdict(record, self.records.values(), self._epochs_left)
+        self._log(
+            {
+                "event": "rung",
+                "number": number,
+                "id": record.id,
+                "epochs": record.epochs,
+                "top1": record.top1,
+                "goes_on": verdict.goes_on,
+                "why": verdict.why,
+            }
+        )
+        if not verdict.goes_on:
+            self.records[number] = replace(record, reason=verdict.why)
+        return verdict.goes_on
 
     def tell(self, number: int) -> TrialRecord:
         """Marks a trial as trained to its last epoch."""
         record = replace(self.records[number], state="complete")
         self._note_curve(record)
         self._study.tell(number, [getattr(record, name) for name in self._experiment.objectives])
+        return self._finish(record)
+
+    def tell_stopped(self, number: int) -> TrialRecord:
+        """Marks a trial as stopped early, after `report` said so; its checkpoint is kept."""
+        record = replace(self.records[number], state="stopped")
+        self._note_curve(record)
+        self._trials[number].set_user_attr("top1", record.top1)
+        self._trials[number].set_user_attr("reason", record.reason)
+        self._study.tell(number, state=TrialState.PRUNED)
         return self._finish(record)
 
     def tell_failed(self, number: int, reason: str) -> TrialRecord:
@@ -124,6 +188,65 @@ class SearchStudy:
         self._study.tell(number, state=TrialState.FAIL)
         return self._finish(record)
 
+    @property
+    def _num_epochs(self) -> int:
+        return self._experiment.recipe.num_epochs
+
+    @property
+    def _epochs_left(self) -> int:
+        """Epochs that are not yet spent, nor promised to a training that runs; one that fails has
+        cost as much as any.
+        """
+        spent = (
+            record.epochs if record.state == "stopped" else self._num_epochs
+            for record in self.records.values()
+        )
+        return self._experiment.trials * self._num_epochs - sum(spent)
+
+    def _next(self) -> TrialRecord | Worth | None:
+        """What is most worth its epochs: a record to take up again, or something new; None where
+        nothing fits.
+        """
+        left = self._epochs_left
+        new = self._sampler.preview(self._study) if left >= self._num_epochs else None
+        again = self._strategy.stopped(left) if isinstance(self._stopping, ByGain) else None
+        if again is None or (new is not None and new.rate >= again.rate):
+            return new
+        return next(r for r in self.records.values() if r.id == again.design.known.id)
+
+    def _take_up(self, record: TrialRecord) -> Job:
+        """A stopped training as a new trial, in one step of the storage that a kill cannot halve:
+        the trial waits, with all that is known of it, until it is asked for.
+        """
+        stopped = self._study.trials[record.number]
+        attributes = {k: v for k, v in stopped.user_attrs.items() if k not in _OF_AN_ENDING}
+        waiting = optuna.trial.create_trial(
+            state=TrialState.WAITING,
+            params=stopped.params,
+            distributions=stopped.distributions,
+            user_attrs={**attributes, "continues": record.number},
+            system_attrs={"constraints": stopped.system_attrs.get("constraints")},
+        )
+        self._study.add_trial(waiting)
+        return self._job(self._begin_what_waits()[0])
+
+    def _begin_what_waits(self) -> list[TrialRecord]:
+        """Starts the trials that wait; outside of `_take_up` there is one after a kill."""
+        started = []
+        for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            trial = self._study.ask()
+            self._remember(self._study.trials[trial.number])
+            started.append(self.records[trial.number])
+        return started
+
+    def _design_of(self, record: TrialRecord) -> Design:
+        """A training as the strategy sees it: one from outside of the space has no row."""
+        design = self._designs.design(record.picks) if record.picks else None
+        if design is None:
+            network = cast(Architecture, record.network)
+            design = Design({}, (), known_of(network, self._space.cost(network), self._limits))
+        return design
+
     def _note_curve(self, record: TrialRecord) -> None:
         """Attributes must be there before `tell`: a finished trial cannot be changed."""
         trial = self._trials[record.number]
@@ -132,7 +255,13 @@ class SearchStudy:
         trial.set_user_attr("seconds", round(record.seconds, 3))
 
     def _finish(self, record: TrialRecord) -> TrialRecord:
+        """Takes in what is new of a record."""
         self.records[record.number] = record
+        tops = [epoch["top1"] for epoch in record.curve]
+        self._strategy.observe(self._design_of(record), tops, record.state)
+        if record.state != "running":
+            told = {"event": record.state, "number": record.number, "id": record.id}
+            self._log({**told, "epochs": record.epochs, "top1": record.top1})
         return record
 
     def _describe(
@@ -156,7 +285,7 @@ class SearchStudy:
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
         self._trials[trial.number] = trial
-        self.records[trial.number] = TrialRecord(
+        record = TrialRecord(
             number=trial.number,
             id=architecture.id,
             state="running",
@@ -168,7 +297,7 @@ class SearchStudy:
             baseline=baseline,
             picks=dict(trial.params),
         )
-        return self._job(self.records[trial.number])
+        return self._job(self._finish(record))
 
     def _job(self, record: TrialRecord) -> Job:
         folder = self._folder.trial_folder(record.id)
@@ -181,7 +310,8 @@ class SearchStudy:
             if frozen.state == TrialState.RUNNING:
                 self._study.tell(frozen.number, state=TrialState.FAIL)
             return
-        self.records[frozen.number] = record
+        self.records.pop(frozen.user_attrs.get("continues", -1), None)  # this one stands for it
+        self._finish(record)
         if frozen.state == TrialState.RUNNING:
             self._trials[frozen.number] = Trial(self._study, frozen._trial_id)
 
@@ -201,6 +331,20 @@ class SearchStudy:
 
     def _with_state(self, state: str) -> list[TrialRecord]:
         return [record for record in self.records.values() if record.state == state]
+
+
+def limits_of(experiment: Experiment, space: SearchSpace) -> dict[str, float]:
+    """What of each cost that counts is all of it: the budget of MACs, and of other costs that of
+    the largest network of the space.
+    """
+    largest = space.cost(space.costliest.architecture)._asdict() | {"macs": experiment.budget}
+    return {name: float(largest[name]) for name in experiment.objectives[1:]}
+
+
+def _stopping_of(experiment: Experiment, strategy: Strategy) -> Stopping | None:
+    if experiment.early_stop == "gated":
+        return ByGain(strategy)
+    return Halving(experiment.objectives) if experiment.early_stop == "asha" else None
 
 
 class StudyReader:
@@ -241,7 +385,8 @@ class StudyReader:
             trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
         except READ_ERRORS as error:
             raise self._unreadable(error) from None
-        records = [self._record(trial) for trial in trials]
+        again = {trial.user_attrs.get("continues") for trial in trials}
+        records = [self._record(trial) for trial in trials if trial.number not in again]
         known = [record for record in records if record is not None]
         return known, len(records) - len(known)
 

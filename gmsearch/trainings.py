@@ -88,11 +88,15 @@ class Plan:
         place = self._folder_of(record)
         return Job(record.number, record.network, record.seed, place, self._weights)
 
-    def report(self, number: int, curve: list[EpochDict]) -> None:
+    def report(self, number: int, curve: list[EpochDict]) -> bool:
         self.records[number] = replace(self.records[number], curve=curve)
+        return True
 
     def tell(self, number: int) -> TrialRecord:
         return self._end(number, state="complete")
+
+    def tell_stopped(self, number: int) -> TrialRecord:
+        raise NotImplementedError("what is planned is trained to its end")
 
     def tell_failed(self, number: int, reason: str) -> TrialRecord:
         return self._end(number, state="failed", reason=" ".join(reason.split()))

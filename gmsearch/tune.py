@@ -31,6 +31,7 @@ os.environ.update(
 import ray  # noqa: E402 (Ray reads its environment when it is imported)
 from ray import tune  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
+from ray.tune.schedulers import FIFOScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from gmsearch.data import AnyDataset  # noqa: E402
@@ -197,6 +198,7 @@ def run_trials(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=_Asks(driver),
+                scheduler=_Decides(driver),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: Path(trial.config["folder"]).name,
@@ -234,6 +236,7 @@ class _Driver:
         self.jobs = jobs
         self.listeners = listeners
         self.running: set[int] = set()
+        self.is_dry = False  # nothing more to do, until a training ends
         self.first_training: float | None = None
         self.error: Exception | None = None
 
@@ -250,11 +253,12 @@ class _Driver:
         """The configuration of the next trial; None while all workers are busy, FINISHED when
         nothing is left.
         """
-        if len(self.running) >= self.resources.workers:
+        if len(self.running) >= self.resources.workers or self.is_dry:
             return None  # a proposal waits until the results before it are in
         job = self.jobs.ask()
         if job is None:
-            return Searcher.FINISHED
+            self.is_dry = bool(self.running)
+            return None if self.running else Searcher.FINISHED
         self.running.add(job.number)
         self.update()
         return {
@@ -272,19 +276,23 @@ class _Driver:
         for listener in self.listeners:
             listener.update(self.jobs.records.values())
 
-    def on_result(self, number: int, result: dict[str, Any]) -> None:
+    def on_result(self, number: int, result: dict[str, Any]) -> bool:
+        """Takes in a result; returns whether the training goes on."""
         if number not in self.running:
-            return  # Ray repeats the last result when a trial ends
+            return True  # Ray repeats the last result when a trial ends
         if "failed" in result:
             self.finish(number, self.jobs.tell_failed(number, result["failed"]))
-            return
+            return True
         if self.first_training is None:
             self.first_training = result["began"]
-        self.jobs.report(number, result["curve"])
+        goes_on = self.jobs.report(number, result["curve"])
         if len(result["curve"]) >= self.settings.recipe.num_epochs:
             self.finish(number, self.jobs.tell(number))
-        else:
+        elif goes_on:
             self.update()
+        else:
+            self.finish(number, self.jobs.tell_stopped(number))
+        return goes_on
 
     def on_lost(self, number: int, reason: str) -> None:
         if number in self.running:
@@ -292,6 +300,7 @@ class _Driver:
 
     def finish(self, number: int, record: TrialRecord) -> None:
         self.running.discard(number)
+        self.is_dry = False
         self.update()
         for listener in self.listeners:
             listener.finished(record)
@@ -331,17 +340,29 @@ class _Asks(Searcher):
         return {}
 
 
+class _Decides(FIFOScheduler):
+    """Results, passed to the jobs, which say whether a training goes on. It keeps nothing: what is
+    stopped may be taken up as another trial of Ray's.
+    """
+
+    def __init__(self, driver: _Driver) -> None:
+        super().__init__()
+        self._driver = driver
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        with self._driver.keeping_errors():
+            goes_on = self._driver.on_result(trial.config["number"], result)
+        return FIFOScheduler.CONTINUE if goes_on else FIFOScheduler.STOP
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
 class _Tells(tune.Callback):
-    """What Ray says of its trials, passed to the jobs."""
+    """What Ray says of trials that it lost, passed to the jobs."""
 
     def __init__(self, driver: _Driver) -> None:
         self._driver = driver
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        with self._driver.keeping_errors():
-            self._driver.on_result(trial.config["number"], result)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         reason = "its worker died"

@@ -8,6 +8,7 @@ from gmsearch.cli.flags import Parser, add_effort, add_training, effort, size, t
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import (
     EFFORT,
+    SAMPLERS,
     Comparison,
     Experiment,
     Tabulation,
@@ -47,10 +48,25 @@ def _add_run(verbs: "argparse._SubParsersAction[Parser]") -> None:
     )
     add_training(parser)
     parser.add_argument(
-        "--trials", type=whole, default=20, metavar="N", help="networks to train (default: 20)"
+        "--trials",
+        type=whole,
+        default=20,
+        metavar="N",
+        help="what to spend, in whole trainings; with early stops it tries more networks than that "
+        "(default: 20)",
     )
     parser.add_argument(
-        "--sampler", default="tpe", metavar="NAME", help="tpe, nsga2 or random (default: tpe)"
+        "--sampler",
+        default="gated",
+        metavar="NAME",
+        help=f"{', '.join(SAMPLERS)} (default: gated, which knows costs beforehand)",
+    )
+    parser.add_argument(
+        "--early-stop",
+        default="gated",
+        metavar="NAME",
+        help="gated: trainings go on where that pays more for each epoch than anything else; asha: "
+        "the best third at each rung; off (default: gated)",
     )
     parser.add_argument(
         "--objectives",
@@ -113,6 +129,7 @@ def _run(arguments: argparse.Namespace) -> int:
         "budget": arguments.budget,
         "objectives": tuple(arguments.objectives.split(",")),
         "sampler": arguments.sampler,
+        "early_stop": arguments.early_stop,
         "trials": arguments.trials,
     }
     experiment = make_settings(Experiment, settings)

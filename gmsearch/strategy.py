@@ -1,0 +1,261 @@
+"""How a search that knows costs beforehand spends its epochs.
+
+Costs are exact before a network is trained, and only accuracy is modelled (`surrogate`). A network
+is worth what it is expected to add to the front (`gain`), for each epoch that it still needs. This
+one measure chooses new networks, decides at each rung which trainings go on, and takes up stopped
+ones again. A large network gets no favour: what it adds counts from its own cost on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from gmsearch.designs import Design, Designs
+from gmsearch.gain import Staircase
+from gmsearch.surrogate import Chain, Encoding, Points, Surrogate
+
+NUM_SPREAD = 8  # designs with a first result, before the model chooses; they spread over the costs
+NUM_COMPLETE = 4  # trainings to the end, before any is stopped
+GROWTH = 1.125  # hyperparameters are fitted again when there are so many more results
+POOL = 3000  # designs that are drawn once
+NUM_SCORED = 600  # of these, drawn for each proposal
+NUM_PARENTS = 20
+NUM_CHILDREN = 5  # of each parent, in each round
+NUM_ROUNDS = 2  # of children, the second of the best of the first
+NUM_NEAR = 12  # designs nearest to a cost, among which the spread start draws
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a search knows of a design that it has met."""
+
+    design: Design
+    tops: tuple[float, ...] = ()  # top1 in per cent at the rungs that it has reached
+    epochs: int = 0
+    state: str = "new"  # then running, stopped, complete or failed
+
+
+@dataclass(frozen=True)
+class Worth:
+    """A design, and what training it to the end is expected to bring."""
+
+    design: Design
+    epochs: int  # that it still needs
+    gain: float  # expected, in points of hypervolume; 0 before there is a model
+    mean: float  # of its top1 at the end; NaN before there is a model
+    std: float
+
+    @property
+    def rate(self) -> float:
+        """Expected gain for each epoch."""
+        return self.gain / self.epochs
+
+
+class Strategy:
+    """Proposes designs, and says what trainings are worth; both depend on the seed and on what it
+    has observed, in order.
+
+    `rungs` are the epochs after which a training may be stopped, the last being its end. Designs
+    without a row, such as networks from outside of the space, are on the front and not modelled.
+    """
+
+    def __init__(self, designs: Designs, rungs: Sequence[int], seed: int) -> None:
+        self.known: dict[str, Observation] = {}
+        self.rungs = tuple(rungs)
+        self._designs = designs
+        self._seed = seed
+        self._encoding = Encoding(designs.sizes, designs.is_ordered)
+        self._surrogate = Surrogate(self._encoding, len(self.rungs))
+        self._num_fitted = 0  # results that the hyperparameters are from
+
+    @property
+    def num_epochs(self) -> int:
+        """Of a training to its end."""
+        return self.rungs[-1]
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether enough trainings went to their end to tell what early epochs are worth."""
+        return sum(seen.state == "complete" for seen in self.known.values()) >= NUM_COMPLETE
+
+    def observe(self, design: Design, tops: Sequence[float], state: str) -> None:
+        """Takes in a training as it stands: top1 in per cent after each epoch so far."""
+        at_rungs = tuple(tops[rung - 1] for rung in self.rungs if rung <= len(tops))
+        self.known[design.known.id] = Observation(design, at_rungs, len(tops), state)
+        self.__dict__.pop("_model", None)
+        self.__dict__.pop("_proposal", None)
+
+    def propose(self) -> Worth | None:
+        """The new design that is most worth its epochs; None where all are known. It stays the same
+        until something is observed.
+        """
+        return self._proposal
+
+    @cached_property
+    def _proposal(self) -> Worth | None:
+        rng = np.random.default_rng([self._seed, len(self.known)])
+        fresh = [d for d in self._pool if d.known.id not in self.known]
+        if len(fresh) < NUM_SCORED:  # a small space, or one that is nearly used up
+            pool = {d.known.id for d in fresh} | set(self.known)
+            fresh += [d for d in self._designs.listed() if d.known.id not in pool]
+        if not fresh:
+            return None
+        if sum(bool(seen.design.row and seen.tops) for seen in self.known.values()) < NUM_SPREAD:
+            design = self._spread(fresh, rng)
+            return Worth(design, self.num_epochs, 0.0, float("nan"), float("nan"))
+        return self._best(fresh, rng)
+
+    def worth(self, design_id: str) -> Worth:
+        """Of going on with a training that runs, beside the others."""
+        seen = self.known[design_id]
+        return self._outlook(leave_out=seen).worths([seen])[0]
+
+    def stopped(self, most_epochs: float = np.inf) -> Worth | None:
+        """The stopped training that is most worth going on with, of those that need at most so many
+        epochs more; None where there is none.
+        """
+        left = [
+            seen
+            for seen in self.known.values()
+            if seen.state == "stopped" and self.num_epochs - seen.epochs <= most_epochs
+        ]
+        if not left:
+            return None
+        return max(self._outlook().worths(left), key=lambda worth: worth.rate)
+
+    def _spread(self, fresh: Sequence[Design], rng: np.random.Generator) -> Design:
+        """A design in the widest gap between the costs that are taken, on a logarithmic scale."""
+        costs = np.log([design.known.costs[0] for design in fresh])
+        ends = [costs.min() - 1e-9, costs.max() + 1e-9]
+        taken = [np.log(seen.design.known.costs[0]) for seen in self.known.values()]
+        edges = np.unique(np.clip([*ends, *taken], *ends))
+        widest = int(np.argmax(np.diff(edges)))
+        middle = (edges[widest] + edges[widest + 1]) / 2
+        nearest = np.argsort(abs(costs - middle), kind="stable")[:NUM_NEAR]
+        return fresh[int(rng.choice(nearest))]
+
+    def _best(self, fresh: Sequence[Design], rng: np.random.Generator) -> Worth:
+        """The best of some designs of the pool, of neighbours of the front and of neighbours of the
+        best so far.
+        """
+        outlook = self._outlook()
+        scored = rng.choice(len(fresh), min(NUM_SCORED, len(fresh)), replace=False)
+        worths = outlook.worths([Observation(fresh[i]) for i in sorted(scored.tolist())])
+        parents = outlook.front(NUM_PARENTS // 2)
+        for _ in range(NUM_ROUNDS):
+            worths.sort(key=lambda worth: -worth.gain)
+            parents = parents + [worth.design for worth in worths[: NUM_PARENTS - len(parents)]]
+            met = {*self.known, *(worth.design.known.id for worth in worths)}
+            born = [self._designs.mutate(p, rng) for p in parents for _ in range(NUM_CHILDREN)]
+            children = {c.known.id: c for c in born if c is not None and c.known.id not in met}
+            worths += outlook.worths([Observation(child) for child in children.values()])
+            parents = []
+        return max(worths, key=lambda worth: worth.gain)
+
+    def _outlook(self, leave_out: Observation | None = None) -> "Outlook":
+        """What is expected, given all that is known. What runs counts as if it came out as the
+        model expects, so that workers do not do the same beside each other.
+        """
+        seen = [s for s in self.known.values() if s is not leave_out]
+        done = [s for s in seen if s.state == "complete"]
+        running = [s for s in seen if s.state == "running" and s.design.row]
+        return Outlook(self, self._model, done, running)
+
+    @cached_property
+    def _pool(self) -> list[Design]:
+        """Designs to choose from, drawn once; fewer where the space has fewer."""
+        rng = np.random.default_rng(self._seed)
+        drawn = (self._designs.draw(rng) for _ in range(POOL))
+        return list({design.known.id: design for design in drawn if design is not None}.values())
+
+    @cached_property
+    def _model(self) -> Chain:
+        """What all results tell; hyperparameters are fitted again as these grow."""
+        seen = [s for s in self.known.values() if s.design.row and s.tops and s.state != "failed"]
+        tops = self.tops_of(seen)
+        if seen:  # what failed is as bad as the worst, so that its like is not proposed for ever
+            failed = [s for s in self.known.values() if s.design.row and s.state == "failed"]
+            bad = np.full((len(failed), len(self.rungs)), np.nan)
+            bad[:, 0] = tops[:, 0].min()
+            seen, tops = seen + failed, np.concatenate([tops, bad])
+        points = self.points_of(seen)
+        num_results = int(np.isfinite(tops).sum())
+        if num_results >= GROWTH * self._num_fitted:
+            self._surrogate.fit(points, tops)
+            self._num_fitted = num_results
+        return self._surrogate.given(points, tops)
+
+    @cached_property
+    def _feature_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of the features over the pool."""
+        features = np.array([design.known.features for design in self._pool])
+        return features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
+
+    def points_of(self, seen: Sequence[Observation]) -> Points:
+        """Designs as the model sees them; the first feature counts squared too."""
+        num_choices, num_features = len(self._encoding.sizes), len(self._feature_scale[0])
+        rows = np.array([s.design.row for s in seen], int).reshape(-1, num_choices)
+        features = np.array([s.design.known.features for s in seen], float)
+        mean, deviation = self._feature_scale
+        scaled = (features.reshape(-1, num_features) - mean) / deviation
+        return Points(
+            self._encoding.bits(rows), np.concatenate([scaled, scaled[:, :1] ** 2], axis=1)
+        )
+
+    def tops_of(self, seen: Sequence[Observation]) -> np.ndarray:
+        """(N, rungs) top1, NaN beyond the last rung that was reached."""
+        tops = np.full((len(seen), len(self.rungs)), np.nan)
+        for row, each in zip(tops, seen, strict=True):
+            row[: len(each.tops)] = each.tops
+        return tops
+
+
+class Outlook:
+    """What designs are expected to add to the front of what is `done` and `running`."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        model: Chain,
+        done: Sequence[Observation],
+        running: Sequence[Observation],
+    ) -> None:
+        self._strategy = strategy
+        points, tops = strategy.points_of(running), strategy.tops_of(running)
+        modelled = [seen for seen in done if seen.design.row]
+        given = [seen for seen in done if not seen.design.row]
+        at_last = strategy.tops_of(modelled)
+        at_last[:, -1] = np.nan  # the front is of what is expected, not of lucky results
+        smooth, _ = model.predict(strategy.points_of(modelled), at_last)
+        expected, _ = model.predict(points, tops)
+        self._model = model.believing(points, tops)
+        self._done = modelled
+        self._smooth = smooth
+        levels = np.concatenate([smooth, expected, [seen.tops[-1] for seen in given]])
+        costs = [seen.design.known.costs for seen in (*modelled, *running, *given)]
+        self._staircase = Staircase.of(levels, np.array(costs).reshape(len(levels), -1))
+
+    def worths(self, seen: Sequence[Observation]) -> list[Worth]:
+        """What going on with each is expected to bring, whatever became of the others."""
+        if not seen:
+            return []
+        mean, std = self._model.predict(
+            self._strategy.points_of(seen), self._strategy.tops_of(seen)
+        )
+        costs = np.array([each.design.known.costs for each in seen])
+        gains = self._staircase.expected_gain(mean, std, costs)
+        return [
+            Worth(each.design, self._strategy.num_epochs - each.epochs, *map(float, figures))
+            for each, *figures in zip(seen, gains, mean, std, strict=True)
+        ]
+
+    def front(self, number: int) -> list[Design]:
+        """Designs that are done and on the front as the model sees it, its largest steps first."""
+        best, steps = 0.0, []
+        for index in np.argsort([s.design.known.costs[0] for s in self._done], kind="stable"):
+            if self._smooth[index] > best:
+                steps.append((best - self._smooth[index], int(index)))
+                best = self._smooth[index]
+        return [self._done[index].design for _, index in sorted(steps)[:number]]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gmsearch.architecture import Architecture
 from gmsearch.experiment import Experiment
-from gmsearch.record import TrialRecord, half_interval
+from gmsearch.record import TrialRecord, interval_of
 from gmsearch.space import format_size
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -68,7 +68,8 @@ def _headline(record: TrialRecord, experiment: Experiment, num_minival: int | No
     if record.top1 is not None:
         top1 = f"**{record.top1:.1f} %**"
         if num_minival:
-            top1 += f" ± {half_interval(record.top1, num_minival):.1f}"
+            low, high = interval_of(record.top1, num_minival)
+            top1 += f" ({low:.1f} to {high:.1f})"
         planned = experiment.recipe.num_epochs
         lines.append(f"top1 {top1} on minival after {record.epochs} of {planned} epochs")
     return "\n\n".join(lines)

@@ -10,7 +10,7 @@ import numpy as np
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.files import replacing
-from gmsearch.record import TrialRecord, front_of, half_interval
+from gmsearch.record import TrialRecord, front_of, interval_of
 from gmsearch.space import format_size
 from gmsearch.survey import Survey, feasible_in_words, shares
 
@@ -37,8 +37,9 @@ def draw_front(
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     if complete and num_minival is not None:
         costs, top1s = _columns(complete, cost)
-        halves = [half_interval(top1, num_minival) for top1 in top1s]
-        axes.errorbar(costs, top1s, halves, fmt="none", color="0.85", lw=1, zorder=0)
+        ends = np.array([interval_of(top1, num_minival) for top1 in top1s]).T
+        around = np.abs(ends - top1s)
+        axes.errorbar(costs, top1s, around, fmt="none", color="0.85", lw=1, zorder=0)
     axes.scatter(*_columns(searched, cost), s=28, color="0.6", label="searched")
     axes.step(*_columns(best, cost), where="post", color="tab:blue", lw=1.2)
     axes.scatter(*_columns(best, cost), s=44, color="tab:blue", zorder=3, label="front")

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from gmsearch.history import History, Step
 from gmsearch.picture import BASELINE_MARKS, COST_LABELS
-from gmsearch.record import TrialRecord, front_of, half_interval, tied
+from gmsearch.record import Interval, TrialRecord, front_of, interval_of, tied
 from gmsearch.references import Reference, read_references, select
 from gmsearch.space import format_size
 
@@ -149,19 +149,22 @@ def _searched(history: History, cost: str) -> Iterable[go.Scatter]:
 
 
 def _scatter(dots: _Dots, cost: str, num_minival: int | None) -> go.Scatter:
-    halves = [_half(record, num_minival) for record in dots.records]
+    spans = [_interval(record, num_minival) for record in dots.records]
     shown = dots.bars and num_minival is not None
     grey = {"color": "rgba(0,0,0,0.25)", "thickness": 1, "width": 3}
+    top1s = [record.curve[-1]["top1"] for record in dots.records]
+    above = [span.high - top1 for span, top1 in zip(spans, top1s, strict=True) if span]
+    below = [top1 - span.low for span, top1 in zip(spans, top1s, strict=True) if span]
     return go.Scatter(
         x=[getattr(record, cost) / 1e6 for record in dots.records],
-        y=[record.top1 for record in dots.records],
-        error_y={"array": halves, **grey} if shown else None,
+        y=top1s,
+        error_y={"array": above, "arrayminus": below, **grey} if shown else None,
         name=dots.name,
         mode="markers",
         marker=dots.marker,
         hovertext=[
-            _in_words(record, half, gates=dots.bars or len(halves) <= MOST_IN_WORDS)
-            for record, half in zip(dots.records, halves, strict=True)
+            _in_words(record, span, gates=dots.bars or len(spans) <= MOST_IN_WORDS)
+            for record, span in zip(dots.records, spans, strict=True)
         ],
         hovertemplate="%{hovertext}<extra></extra>",
     )
@@ -196,10 +199,10 @@ def _references(history: History) -> list[Reference]:
     return [each for each in near if getattr(each, cost, None) is not None]
 
 
-def _half(record: TrialRecord, num_minival: int | None) -> float | None:
+def _interval(record: TrialRecord, num_minival: int | None) -> Interval | None:
     if record.top1 is None or not num_minival:
         return None
-    return half_interval(record.top1, num_minival)
+    return interval_of(record.top1, num_minival)
 
 
 def _hollow(look: dict[str, Any]) -> dict[str, Any]:
@@ -207,10 +210,10 @@ def _hollow(look: dict[str, Any]) -> dict[str, Any]:
     return {**look, "color": "white", "line": line}
 
 
-def _in_words(record: TrialRecord, half: float | None, *, gates: bool) -> str:
-    interval = "" if half is None else f" ± {half:.1f}"
+def _in_words(record: TrialRecord, span: Interval | None, *, gates: bool) -> str:
+    interval = "" if span is None else f" ({span.low:.1f} to {span.high:.1f})"
     costs = f"{format_size(record.macs)} MACs, {format_size(record.params)} params"
-    words = f"<b>{record.id}</b><br>top1 {record.top1:.1f}{interval} %<br>{costs}"
+    words = f"<b>{record.id}</b><br>top1 {record.top1:.1f} %{interval}<br>{costs}"
     return words + "<br>" + escape(record.words).replace("; ", "<br>") if gates else words
 
 

@@ -86,10 +86,23 @@ class ComparedNetwork:
     published: float | None = None
 
 
-def half_interval(top1: float, num_images: int) -> float:
-    """Half of the 95 % interval of a top1 in per cent, from the number of images alone."""
+class Interval(NamedTuple):
+    """The ends of a 95 % interval, in per cent; near 0 and 100 % one is closer than the other."""
+
+    low: float
+    high: float
+
+
+def interval_of(top1: float, num_images: int) -> Interval:
+    """Where a top1 in per cent may lie, from the number of images alone; holds the top1 itself."""
     _, low, high = wilson_interval(round(top1 / 100 * num_images), num_images)
-    return 50 * (high - low)
+    return Interval(min(top1, 100 * low), max(top1, 100 * high))
+
+
+def half_interval(top1: float, num_images: int) -> float:
+    """Half the width of that interval: how small a difference a run may resolve, in points."""
+    low, high = interval_of(top1, num_images)
+    return (high - low) / 2
 
 
 def tied(front: Sequence[TrialRecord], num_images: int | None) -> set[str]:
@@ -99,14 +112,14 @@ def tied(front: Sequence[TrialRecord], num_images: int | None) -> set[str]:
     if num_images is None:
         return set()
     spans = [
-        (record.id, top1, half_interval(top1, num_images))
+        (record.id, interval_of(top1, num_images))
         for record in front
         if (top1 := record.top1) is not None
     ]
     return {
         name
-        for (one, a, half_a), (other, b, half_b) in pairwise(spans)
-        if abs(a - b) < half_a + half_b
+        for (one, a), (other, b) in pairwise(spans)
+        if a.low < b.high and b.low < a.high
         for name in (one, other)
     }
 

@@ -98,7 +98,7 @@ def test_the_page_and_every_trial_with_its_note_and_constraint(run):
             assert stage.gate_in_words() in note
         assert trial["constraints"] == [record.macs / BUDGET - 1]
     assert "because: `the loss is 'nan'`" in told["trials"][4]["note"]["body"]
-    assert "**60.0 %** ± 4.3 on minival after 2 of 6" in told["trials"][0]["note"]["body"]
+    assert "**60.0 %** (55.6 to 64.2) on minival after 2 of 6" in told["trials"][0]["note"]["body"]
     assert "3 of" not in told["note"]["body"] and "5 of 99 trials" in told["note"]["body"]
     assert {each["id"] for each in told["plotly_graph_objects"]} == {"front", "hypervolume"}
 

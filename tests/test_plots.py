@@ -2,13 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from made_runs import BUDGET, curve, make_run
 
 from gmsearch.history import History, read_history
 from gmsearch.pareto import hypervolume
+from gmsearch.picture import draw_front
 from gmsearch.plots import front_figure, hypervolume_figure
-from gmsearch.record import front_of, half_interval
+from gmsearch.record import front_of, interval_of
 from gmsearch.references import read_references, select
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -57,8 +59,7 @@ def test_hollow_points_are_those_whose_interval_overlaps_a_neighbours(history):
     best = sorted(front_of(history.records, ("top1", "macs")), key=lambda each: each.macs)
     tied = set()
     for one, two in zip(best, best[1:], strict=False):
-        reach = half_interval(one.top1, 500) + half_interval(two.top1, 500)
-        if two.top1 - one.top1 <= reach:
+        if interval_of(one.top1, 500).high >= interval_of(two.top1, 500).low:
             tied |= {one.id, two.id}
     hollow = [t for t in figure.data if t.mode == "markers" and t.marker.color == "white"]
     assert all("a tie" in trace.name for trace in hollow)
@@ -69,8 +70,9 @@ def test_hollow_points_are_those_whose_interval_overlaps_a_neighbours(history):
 def test_bars_are_the_intervals_and_unknown_ones_are_not_drawn(history):
     for trace in traces(front_figure(history)).values():
         if trace.error_y.array is not None:
-            halves = [half_interval(top1, 500) for top1 in trace.y]
-            assert list(trace.error_y.array) == pytest.approx(halves)
+            lows, highs = zip(*(interval_of(top1, 500) for top1 in trace.y), strict=True)
+            assert list(np.add(trace.y, trace.error_y.array)) == pytest.approx(list(highs))
+            assert list(np.subtract(trace.y, trace.error_y.arrayminus)) == pytest.approx(list(lows))
     unknown = front_figure(History(**{**vars(history), "data": None}))
     assert all(trace.error_y.array is None for trace in unknown.data)
     assert not any("a tie" in trace.name for trace in unknown.data)
@@ -80,7 +82,7 @@ def test_bars_are_the_intervals_and_unknown_ones_are_not_drawn(history):
 def test_a_hover_tells_id_top1_costs_and_gates(history):
     texts = [text for t in traces(front_figure(history)).values() for text in t.hovertext or ()]
     (text,) = (text for text in texts if history.records[3].id in text)
-    assert "60.0 ± 4.3 %" in text and "MACs" in text and "params" in text
+    assert "60.0 % (55.6 to 64.2)" in text and "MACs" in text and "params" in text
     assert history.records[3].words.split("; ")[0] in text
 
 
@@ -146,3 +148,18 @@ def test_a_run_without_a_result_says_so(tmp_path):
                 in json.loads(figure.to_json())["layout"]["annotations"][-1].values()
             )
         study.ask()
+
+
+def test_bars_near_the_ends_have_two_sides_and_stay_within_0_and_100(tmp_path, monkeypatch):
+    folder, _ = make_run(tmp_path / "r", [100.0, 98.0, 0.0], num_minival=100)
+    history = read_history(folder.path)
+    for trace in traces(front_figure(history)).values():
+        if trace.error_y.array is not None:
+            assert (np.add(trace.y, trace.error_y.array) <= 100).all()
+            assert (np.subtract(trace.y, trace.error_y.arrayminus) >= 0).all()
+    drawn = []
+    monkeypatch.setattr("gmsearch.picture._write", lambda path, figure: drawn.append(figure))
+    draw_front(folder.front_picture, history.experiment, history.records, 100)
+    bars = drawn[0].axes[0].collections[0].get_paths()
+    ends = sorted(tuple(sorted(path.vertices[:, 1])) for path in bars)
+    assert ends == [pytest.approx(interval_of(top1, 100)) for top1 in (0.0, 98.0, 100.0)]

@@ -16,7 +16,7 @@ from gmsearch.architecture import gated_blocks
 from gmsearch.cli import main
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.history import read_history
-from gmsearch.record import half_interval, tied
+from gmsearch.record import interval_of, tied
 from gmsearch.report.account import account_of
 from gmsearch.report.charts import curves_figure, some_trials
 from gmsearch.report.drawing import ACTIVATION, GATE, steps
@@ -129,8 +129,7 @@ def test_the_tables_behind_the_page(reported):
     front = pd.read_csv(reported / "report/front.csv")
     assert list(front.id) == [record.id for record in history.front]
     for low, top1, high in zip(front.low, front.top1, front.high, strict=True):
-        assert (low + high) / 2 == pytest.approx(top1)
-        assert high - top1 == pytest.approx(half_interval(top1, 500))
+        assert (low, high) == pytest.approx(interval_of(top1, 500)) and low < top1 < high
     assert {"effects", "importance", "hypervolume", "baselines"} <= {
         file.stem for file in (reported / "report").glob("*.csv")
     }
@@ -303,8 +302,8 @@ def test_ties_are_intervals_that_overlap(run):
         record.id
         for i, record in enumerate(front)
         for other in front[max(0, i - 1) : i] + front[i + 1 : i + 2]
-        if abs(record.top1 - other.top1)
-        < half_interval(record.top1, n) + half_interval(other.top1, n)
+        if interval_of(min(record.top1, other.top1), n).high
+        > interval_of(max(record.top1, other.top1), n).low
     }
     assert tied(front, n) == overlap
     assert tied(front, None) == set() and tied(front, 10**9) == set()

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from gmsearch.finalists import Finalist, correlation_in_words
 from gmsearch.history import History
 from gmsearch.plots import front_figure, hypervolume_figure
-from gmsearch.record import half_interval
+from gmsearch.record import interval_of
 from gmsearch.report.account import account_of, account_rows, checklist
 from gmsearch.report.charts import MOST_CURVES, curves_figure, effects_figure
 from gmsearch.report.drawing import draw_best
@@ -110,11 +110,11 @@ def front_note(history: History) -> str:
     best, num_minival = history.front, history.num_minival
     if not best or num_minival is None:
         return "How many images a top1 is of is not on record, so no interval is drawn."
-    half = half_interval(best[0].curve[-1]["top1"], num_minival)
+    low, high = interval_of(best[0].curve[-1]["top1"], num_minival)
     return (
         f"The bars are 95 % intervals from the {num_minival:,} images of minival alone: the best "
-        f"top1 is known to ±{half:.1f} points. What a network varies by over seeds comes on "
-        "top. A tie is a point whose interval overlaps that of the next on the front. Published "
+        f"top1 lies between {low:.1f} and {high:.1f} %. What a network varies by over seeds comes "
+        "on top. A tie is a point whose interval overlaps that of the next on the front. Published "
         "networks are trained on all of ImageNet: they have an axis of their own."
     )
 

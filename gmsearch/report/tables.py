@@ -8,7 +8,7 @@ import pandas as pd
 from gmsearch.effects import Effects, effects_of
 from gmsearch.finalists import Finalist, figures
 from gmsearch.history import History
-from gmsearch.record import TrialRecord, half_interval, tied
+from gmsearch.record import TrialRecord, interval_of, tied
 
 FRONT_COLUMNS = ["id", "top1", "low", "high", "tie", "macs", "params", "activations", "gates"]
 
@@ -32,13 +32,13 @@ def _trials(records: Sequence[TrialRecord], num_minival: int | None) -> pd.DataF
     rows = []
     for record in records:
         top1 = record.curve[-1]["top1"]
-        half = None if num_minival is None else half_interval(top1, num_minival)
+        low, high = (None, None) if num_minival is None else interval_of(top1, num_minival)
         rows.append(
             {
                 "id": record.id,
                 "top1": top1,
-                "low": None if half is None else top1 - half,
-                "high": None if half is None else top1 + half,
+                "low": low,
+                "high": high,
                 "macs": record.macs,
                 "params": record.params,
                 "activations": record.activations,

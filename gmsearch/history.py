@@ -44,7 +44,7 @@ class History:
         """The trials that were trained to their last epoch."""
         return [record for record in self.records if record.state == "complete"]
 
-    @property
+    @cached_property
     def front(self) -> list[TrialRecord]:
         """The trials that no other dominates, best top1 first."""
         return front_of(self.records, self.experiment.objectives)

@@ -32,8 +32,9 @@ def run_note(experiment: Experiment, records: list[TrialRecord], num_foreign: in
     ended = sum(record.state != "running" for record in records)
     lines = [
         f"Networks within **{format_size(experiment.budget)} MACs**, "
-        f"each trained {experiment.fidelity_in_words()}: {ended} of {experiment.trials} trials "
-        "have ended. Every trial has a note with its network, costs and curve.",
+        f"each trained {experiment.fidelity_in_words()}: {ended:,} trials "
+        f"have ended of up to {experiment.trials:,}, fewer where the budget leaves no more. Every "
+        "trial has a note with its network, costs and curve.",
         "Top1 is that of a short training on minival, and not comparable with published figures. "
         "This page only reads: the search alone writes its study.",
     ]

@@ -10,13 +10,11 @@ import numpy as np
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.files import replacing
+from gmsearch.palette import BASELINE_MARKS, BLUE, COST_WORDS, ORANGE, PALE, VERMILION
 from gmsearch.record import TrialRecord, front_of, interval_of
 from gmsearch.space import format_size
 from gmsearch.survey import Survey, feasible_in_words, shares
 
-COST_LABELS = {"macs": "MACs", "params": "parameters", "activations": "activations"}
-BASELINE_MARKS = {"GmNet": "^", "no gates": "v"}
-BLUE, VERMILLION = "#0072B2", "#D55E00"  # of Okabe and Ito, which colour-blind people tell apart
 NUM_BARS = 40
 
 
@@ -40,9 +38,9 @@ def draw_front(
         ends = np.array([interval_of(top1, num_minival) for top1 in top1s]).T
         around = np.abs(ends - top1s)
         axes.errorbar(costs, top1s, around, fmt="none", color="0.85", lw=1, zorder=0)
-    axes.scatter(*_columns(searched, cost), s=28, color="0.6", label="searched")
-    axes.step(*_columns(best, cost), where="post", color="tab:blue", lw=1.2)
-    axes.scatter(*_columns(best, cost), s=44, color="tab:blue", zorder=3, label="front")
+    axes.scatter(*_columns(searched, cost), s=28, color=PALE, label="searched")
+    axes.step(*_columns(best, cost), where="post", color=BLUE, lw=1.2)
+    axes.scatter(*_columns(best, cost), s=44, color=BLUE, zorder=3, label="front")
     for record in best:
         at = _point(record, cost)
         axes.annotate(record.id, at, xytext=(4, -10), textcoords="offset points", fontsize=7)
@@ -50,9 +48,7 @@ def draw_front(
         if record.baseline:
             x, y = _point(record, cost)
             mark = BASELINE_MARKS[record.baseline]
-            axes.scatter(
-                x, y, s=70, marker=mark, color="tab:orange", label=record.baseline, zorder=4
-            )
+            axes.scatter(x, y, s=70, marker=mark, color=ORANGE, label=record.baseline, zorder=4)
     if cost == "macs":
         axes.axvline(experiment.budget / 1e6, color="0.3", ls=":", lw=1)
         axes.annotate(
@@ -64,7 +60,7 @@ def draw_front(
             ha="right",
             fontsize=8,
         )
-    axes.set(xlabel=f"million {COST_LABELS[cost]}", ylabel="top1 on minival, %")
+    axes.set(xlabel=f"million {COST_WORDS[cost]}", ylabel="top1 on minival, %")
     axes.set_title(f"{experiment.name}: {experiment.fidelity_in_words()}", fontsize=10)
     axes.grid(alpha=0.2)
     axes.legend(loc="upper left", fontsize=8)
@@ -87,7 +83,7 @@ def draw_space(path: Path, result: Survey) -> None:
     _number(below, ends[1] / ends[0])
     if result.budget is not None:
         for axes in (above, below):
-            axes.axvline(result.budget / 1e6, color=VERMILLION, lw=1.5)
+            axes.axvline(result.budget / 1e6, color=VERMILION, lw=1.5)
     space = result.space
     below.set_xlabel(f"million MACs at {space.resolution} px and {space.num_classes} classes")
     above.set_title(f"space {space.name}", loc="left", fontsize=11)
@@ -104,7 +100,7 @@ def _draw_histogram(axes: Any, result: Survey, edges: np.ndarray) -> None:
     axes.set(xscale="log", ylabel="% of drawn settings")
     if result.budget is not None:
         words = feasible_in_words(result, result.budget)
-        axes.set_title(words, loc="right", fontsize=9, color=VERMILLION)
+        axes.set_title(words, loc="right", fontsize=9, color=VERMILION)
     _bare(axes)
 
 

@@ -8,15 +8,24 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from gmsearch.history import History, Step
-from gmsearch.picture import BASELINE_MARKS, COST_LABELS
+from gmsearch.palette import (
+    BASELINE_MARKS,
+    BLACK,
+    BLUE,
+    COST_WORDS,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    PINK,
+    RUNS,
+    SKY,
+    VERMILION,
+)
 from gmsearch.record import Interval, TrialRecord, front_of, interval_of, tied
 from gmsearch.references import Reference, read_references, select
 from gmsearch.space import format_size
 
-# Okabe and Ito's palette: told apart by colour-blind people too.
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
-VERMILION, SKY, YELLOW, BLACK, GREY = "#D55E00", "#56B4E9", "#F0E442", "#000000", "#8A8A8A"
-RUNS = (BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, BLACK)  # of several in one figure
 # A published network has the first of these recipes that its flags state.
 RECIPES = {
     "same recipe": (BLACK, "star", "GmNet's recipe"),
@@ -50,7 +59,7 @@ def front_figure(history: History) -> go.Figure:
     row = 2 if references else 1
     figure.add_traces(list(_searched(history, cost)), rows=row, cols=1)
     figure.update_yaxes(title_text="top1 on minival, %", row=row)
-    figure.update_xaxes(title_text=f"million {COST_LABELS[cost]}", row=row)
+    figure.update_xaxes(title_text=f"million {COST_WORDS[cost]}", row=row)
     if cost == "macs":
         budget = history.experiment.budget
         figure.add_vline(x=budget / 1e6, line_dash="dot", line_color=BLACK, line_width=1)
@@ -90,7 +99,7 @@ def hypervolume_figure(history: History, others: Sequence[History] = ()) -> go.F
                 hovertemplate="%{hovertext}<br>%{x} epochs: %{y:.2f} points<extra></extra>",
             )
         )
-    words = f"{format_size(limit)} {COST_LABELS[cost]}"
+    words = f"{format_size(limit)} {COST_WORDS[cost]}"
     figure.update_xaxes(title_text="epochs trained, all trials together", rangemode="tozero")
     figure.update_yaxes(title_text="hypervolume, points of top1", rangemode="tozero")
     note = f"hypervolume: the mean, over 0 to {words}, of the best top1 known within them"
@@ -127,7 +136,7 @@ def _searched(history: History, cost: str) -> Iterable[go.Scatter]:
     rest = [record for record in plain if record.number not in on_front]
     blue = {"color": BLUE, "size": 9}
     groups = [
-        _Dots("searched", rest, {"color": "#B0B0B0", "size": 6}),
+        _Dots("searched", rest, {"color": PALE, "size": 6}),
         _Dots("front", [r for r in ours if r.id not in ties], blue, bars=True),
         _Dots("front: a tie", [r for r in ours if r.id in ties], _hollow(blue), bars=True),
     ]

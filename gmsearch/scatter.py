@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gmsearch.experiment import Experiment
+from gmsearch.palette import COST_WORDS
 from gmsearch.record import TrialRecord, front_of
 from gmsearch.space import format_size
 
@@ -17,7 +18,6 @@ BITS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 DOTS_DOWN, DOTS_ACROSS = len(BITS), len(BITS[0])
 LETTERS = {"GmNet": "G", "no gates": "N"}  # the baselines
 BOTH = "B"  # of them, where they share a character
-COST_WORDS = {"macs": "MACs", "params": "params", "activations": "activations"}
 
 Place = tuple[int, int]  # across from the left, up from the bottom
 

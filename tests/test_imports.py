@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "gmsearch"
 FLOORS = (
     {
         *{"errors", "architecture", "cost", "gmnet", "network", "pareto", "recipe", "record"},
-        *{"files", "interval"},
+        *{"files", "interval", "palette"},
     },
     {
         *{"references", "reading", "space", "space_file", "survey", "experiment", "run"},

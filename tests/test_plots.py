@@ -1,6 +1,7 @@
 """What is drawn is what is known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_bars_are_the_intervals_and_unknown_ones_are_not_drawn(history):
             lows, highs = zip(*(interval_of(top1, 500) for top1 in trace.y), strict=True)
             assert list(np.add(trace.y, trace.error_y.array)) == pytest.approx(list(highs))
             assert list(np.subtract(trace.y, trace.error_y.arrayminus)) == pytest.approx(list(lows))
-    unknown = front_figure(History(**{**vars(history), "data": None}))
+    unknown = front_figure(replace(history, data=None))
     assert all(trace.error_y.array is None for trace in unknown.data)
     assert not any("a tie" in trace.name for trace in unknown.data)
     assert "intervals are not known" in unknown.layout.title.text
@@ -132,7 +133,7 @@ def test_other_costs_have_their_own_axis_and_limit(tmp_path, objectives):
     folder, _ = make_run(tmp_path / "r", [60.0, 50.0, 40.0, 45.0], objectives=objectives)
     history = read_history(folder.path)
     figure = front_figure(history)
-    label = {"params": "million parameters", "activations": "million activations"}[objectives[1]]
+    label = {"params": "million params", "activations": "million activations"}[objectives[1]]
     assert label in {axis.title.text for axis in figure.select_xaxes()}
     (line,) = hypervolume_figure(history).data
     assert 0 < line.y[-1] <= 60

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import optuna
 import pandas as pd
 import pytest
 from hypothesis import given, settings
+from made_runs import curve
 from strategies import stages
 
 from gmsearch.architecture import gated_blocks
@@ -17,9 +19,10 @@ from gmsearch.cli import main
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.history import read_history
 from gmsearch.record import interval_of, tied
-from gmsearch.report.account import account_of
+from gmsearch.report.account import account_of, account_rows
 from gmsearch.report.charts import curves_figure, some_trials
 from gmsearch.report.drawing import ACTIVATION, GATE, steps
+from gmsearch.report.page import lead
 from gmsearch.report.tables import curves_table
 from gmsearch.run import RunData, RunFolder, write_settings
 from gmsearch.space_file import read_space_data
@@ -28,13 +31,6 @@ from gmsearch.study import SearchStudy
 TINY = Path(__file__).parents[1] / "search_spaces" / "tiny.yaml"
 BUDGET = 30_000_000
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
-
-def curve(*top1: float) -> list[dict]:
-    return [
-        {"epoch": i + 1, "top1": value, "loss": 1.0, "train_loss": 1.0, "seconds": 2.0}
-        for i, value in enumerate(top1)
-    ]
 
 
 def make_run(path: Path, ends: str, sampler: str = "random") -> Path:
@@ -150,6 +146,26 @@ def test_the_account_is_counted(run):
     assert account.failed == {"out of <memory>": 1}
     assert (account.repeated, account.over_budget, account.foreign) == (0, 0, 0)
     assert account.epochs == 2 * 10 and account.seconds == 4.0 * 10  # the running one has none
+
+
+def test_the_account_does_not_say_who_wrote_what_the_search_does_not_know(tmp_path):
+    run = make_run(tmp_path / "r", "c")
+    optuna.load_study(study_name="r", storage=f"sqlite:///{run / 'study.db'}").ask()  # cut off
+    told = dict(account_rows(account_of(read_history(run))))
+    assert told["trials in the study that are not the search's, or were cut off"] == "1"
+
+
+def test_the_sentence_at_the_top_counts_baselines_apart(run, tmp_path):
+    assert lead(read_history(run)).startswith("6 networks proposed by random and 2 baselines, ")
+    one = make_run(tmp_path / "one", "fcc")
+    assert lead(read_history(one)).startswith("1 network proposed by random and 1 baseline, ")
+
+
+def test_lines_to_type_have_their_path_quoted(tmp_path):
+    run = make_run(tmp_path / "my runs" / "r", "c")
+    assert main(["report", str(run)]) == 0
+    lines = [text for text in page(run).texts if text.startswith(("gmsearch r", "gmsearch e"))]
+    assert len(lines) == 2 and all(shlex.split(line)[2] == str(run) for line in lines)
 
 
 def test_names_are_not_taken_for_html(reported):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from made_runs import curve
 
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings
@@ -17,13 +18,6 @@ SPACES = Path(__file__).parents[1] / "search_spaces"
 BUDGET = 30_000_000
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
-
-def curve(*top1: float) -> list[dict]:
-    return [
-        {"epoch": i + 1, "top1": value, "loss": 1.0, "train_loss": 1.0, "seconds": 2.0}
-        for i, value in enumerate(top1)
-    ]
 
 
 @pytest.fixture

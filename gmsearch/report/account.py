@@ -24,7 +24,7 @@ class Account:
     failed: dict[str, int]  # by reason
     repeated: int  # trials of a network that was trained before
     over_budget: int  # trained in spite of it
-    foreign: int  # of another program
+    foreign: int  # of another program, or cut off before they were described
     epochs: int
     seconds: float
 
@@ -58,11 +58,16 @@ def account_rows(account: Account) -> list[Row]:
     rows.append(("trials that failed", f"{failed:,}"))
     rows += [(f"  {reason}", f"{count:,}") for reason, count in account.failed.items()]
     rows += [
-        ("networks trained twice", _or_none(account.repeated)),
-        ("networks over the budget trained", _or_none(account.over_budget)),
+        ("networks trained twice", _in_words(account.repeated)),
+        ("networks over the budget trained", _in_words(account.over_budget)),
     ]
     if account.foreign:
-        rows.append(("trials in the study that another program wrote", f"{account.foreign:,}"))
+        rows.append(
+            (
+                "trials in the study that are not the search's, or were cut off",
+                f"{account.foreign:,}",
+            )
+        )
     rows += [
         ("epochs trained", f"{account.epochs:,}"),
         ("hours of workers in training and evaluation", f"{account.seconds / 3600:,.2f}"),
@@ -139,5 +144,5 @@ def _hardware(history: History) -> list[Row]:
     return rows
 
 
-def _or_none(count: int) -> str:
+def _in_words(count: int) -> str:
     return f"{count:,}" if count else "none"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from gmsearch.plots import BLUE, GREEN, GREY, ORANGE, VERMILION
+from gmsearch.palette import BLUE, GREEN, GREY, ORANGE, VERMILION
 
 MOST_CURVES = 300  # in a figure; all of them are in curves.csv
 EFFECTS_AXIS = "points of top1 at equal MACs, against the mean of the factor (95 % interval)"

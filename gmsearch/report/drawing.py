@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gmsearch.architecture import FORMS, Architecture, Stage
 from gmsearch.cost import halved, ledger
 from gmsearch.history import History
+from gmsearch.palette import BLUE, ORANGE
 from gmsearch.record import TrialRecord
 from gmsearch.space import format_size
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUM_DRAWN = 3
-PLAIN, GATE, ACTIVATION, INK = "#f2f2f2", "#0072B2", "#E69F00", "0.25"
+PLAIN, GATE, ACTIVATION, INK = "#f2f2f2", BLUE, ORANGE, "0.25"
 WIDTH, ROW = 9.0, 0.95  # of the drawing and of a stage, in inches
 LEFT, GAP, HEIGHT = 2.6, 0.14, 0.42  # of the labels, between boxes and of boxes, in inches
 

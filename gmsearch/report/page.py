@@ -1,6 +1,7 @@
 """report.html: all that a run tells, in one file that needs no network."""
 
 import io
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from gmsearch.finalists import Finalist, correlation_in_words
 from gmsearch.history import History
+from gmsearch.palette import COST_WORDS
 from gmsearch.plots import front_figure, hypervolume_figure
 from gmsearch.record import interval_of
 from gmsearch.report.account import account_of, account_rows, checklist
@@ -24,9 +26,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "id": ("id", str),
     "top1": ("top1, %", "{:.1f}".format),
     "tie": ("", lambda tie: "tie" if tie else ""),
-    "macs": ("MACs", format_size),
-    "params": ("params", format_size),
-    "activations": ("activations", format_size),
+    **{cost: (words, format_size) for cost, words in COST_WORDS.items()},
     "gates": ("gates", str),
     "searched": ("searched, %", "{:.1f}".format),
     "top5": ("top5, %", "{:.1f}".format),
@@ -53,7 +53,7 @@ def page_of(
     )
     return environment.get_template("page.html").render(
         name=history.experiment.name,
-        run=history.folder.path,
+        run=shlex.quote(str(history.folder.path)),
         lead=lead(history),
         warnings=warnings(history),
         plotly=get_plotlyjs(),
@@ -82,12 +82,18 @@ HYPERVOLUME_NOTE = (
 
 def lead(history: History) -> str:
     """What the run is, in a sentence."""
-    experiment, count = history.experiment, len(history.complete)
-    networks = "1 network" if count == 1 else f"{count:,} networks"
+    experiment = history.experiment
+    baselines = sum(record.baseline is not None for record in history.complete)
+    networks = _counted(len(history.complete) - baselines, "network")
+    beside = f" and {_counted(baselines, 'baseline')}" if baselines else ""
     return (
-        f"{networks} within {format_size(experiment.budget)} MACs, "
-        f"{experiment.fidelity_in_words()} each, proposed by {experiment.sampler}."
+        f"{networks} proposed by {experiment.sampler}{beside}, within "
+        f"{format_size(experiment.budget)} MACs, {experiment.fidelity_in_words()} each."
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def warnings(history: History) -> list[str]:

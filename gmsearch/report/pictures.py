@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from gmsearch.files import replacing
-from gmsearch.plots import BLUE, GREY, RUNS
+from gmsearch.palette import BLUE, GREY, RUNS
 from gmsearch.report.charts import EFFECTS_AXIS, STATES, some_trials
 
 if TYPE_CHECKING:

@@ -135,17 +135,17 @@ def tables_of(
     """What there is to tell of a run, beside others."""
     effects = effects_of(history.complete)
     return Tables(
-        front=_or_none(front_table(history)),
-        baselines=_or_none(baselines_table(history)),
-        curves=_or_none(curves_table(history)),
-        hypervolume=_or_none(hypervolume_table(history, others)),
+        front=_unless_empty(front_table(history)),
+        baselines=_unless_empty(baselines_table(history)),
+        curves=_unless_empty(curves_table(history)),
+        hypervolume=_unless_empty(hypervolume_table(history, others)),
         effects=None if effects is None else effects_table(effects),
         importance=None if effects is None else importance_table(effects),
-        retrained=_or_none(retrained_table(finalists)),
+        retrained=_unless_empty(retrained_table(finalists)),
         statements=() if effects is None else effects.in_words(),
         noise=None if effects is None else effects.noise,
     )
 
 
-def _or_none(table: pd.DataFrame) -> pd.DataFrame | None:
+def _unless_empty(table: pd.DataFrame) -> pd.DataFrame | None:
     return None if table.empty else table

@@ -1,0 +1,10 @@
+"""Colours and words that all pictures share."""
+
+# Okabe and Ito's palette: told apart by colour-blind people too.
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+VERMILION, SKY, YELLOW, BLACK = "#D55E00", "#56B4E9", "#F0E442", "#000000"
+GREY, PALE = "#8A8A8A", "#B0B0B0"
+RUNS = (BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, BLACK)  # of several in one figure
+
+BASELINE_MARKS = {"GmNet": "^", "no gates": "v"}  # of matplotlib
+COST_WORDS = {"macs": "MACs", "params": "params", "activations": "activations"}

@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,15 +24,24 @@ from bottle import Bottle, HTTPResponse
 
 from gmsearch.errors import SettingsError
 from gmsearch.history import History, HistoryReader
-from gmsearch.notes import FOREIGN, run_note, trial_note
+from gmsearch.notes import BEGINNING, FOREIGN, run_note, trial_note
 from gmsearch.plots import front_figure, hypervolume_figure
 from gmsearch.record import TrialRecord
 from gmsearch.study import READ_ERRORS, first_line, open_storage
 
 HOST = "127.0.0.1"  # a dashboard has no login
+NAMES = (HOST, "localhost", "[::1]")  # that a browser on this machine has for it
+HTTP_PORT = 80
 DETAIL = "/api/studies/<study_id:int>"  # the route of optuna-dashboard that tells of a study
 IN_NOTES = {"architecture", "curve"}  # attributes too long for a line, which the notes tell better
-FRESH = 2.0  # seconds for which a history is told again without a look
+# What the overlay needs of that route's answer, and of each trial in it.
+IN_ANSWER = ("trials", "best_trials", "union_user_attrs", "plotly_graph_objects", "note")
+IN_TRIAL = ("number", "state", "note", "constraints", "user_attrs")
+UNDER_WAY = ("Running", "Waiting")  # the dashboard's states of trials that have not ended
+FRESH = 2.0  # seconds for which a history is told again without a look, where no trial moved
+
+TESTED = "optuna-dashboard 0.21"
+WITHOUT = "it is shown without notes and figures"
 
 Detail = dict[str, Any]
 
@@ -54,7 +64,12 @@ def open_dashboard(folder: Path | None, storage: str | None, port: int | None) -
         assert storage is not None
         store, place = _checked(storage), "/dashboard"
     app = optuna_dashboard.wsgi(store)
-    assert isinstance(app, Bottle)
+    if not isinstance(app, Bottle):  # it could not be kept from writing
+        raise SettingsError(f"{_version()} is built in another way; install {TESTED}")
+    if reader is not None and not any(
+        route.rule == DETAIL and route.method == "GET" for route in app.routes
+    ):
+        _tell(f"{_version()} has no {DETAIL}; {WITHOUT}")
     app.install(Overlay(reader))
     _quieten()
     try:
@@ -64,6 +79,15 @@ def open_dashboard(folder: Path | None, storage: str | None, port: int | None) -
         raise SettingsError(
             f"--port {port}: {reason}; give another, or none for a free one"
         ) from None
+
+
+def _version() -> str:
+    return f"optuna-dashboard {optuna_dashboard.__version__}"
+
+
+def _tell(words: str) -> None:
+    """A line for who started the dashboard."""
+    print(f"gmsearch: the dashboard: {words}", file=sys.stderr, flush=True)
 
 
 def _checked(storage: str) -> Any:
@@ -79,7 +103,9 @@ def _checked(storage: str) -> Any:
 
 
 class Overlay:
-    """A plugin of bottle: refuses what would write, and lays notes and figures over a study."""
+    """A plugin of bottle: refuses what would write, and lays notes and figures over a study. Where
+    that fails, the page is as Optuna has it, and a line on standard error says why.
+    """
 
     name, api = "gmsearch", 2
 
@@ -88,6 +114,8 @@ class Overlay:
         self._lock = threading.Lock()
         self._history: History | None = None
         self._read_at = 0.0
+        self._states: dict[int, str] = {}  # of the trials, as the dashboard told them at that
+        self._told: set[str] = set()
         self._notes: dict[int, str] = {}  # of trials that have ended
         self._figures: tuple[Any, list[dict[str, str]]] = (None, [])
 
@@ -101,16 +129,29 @@ class Overlay:
 
         def answer(study_id: int) -> Any:
             detail = callback(study_id=study_id)
-            if study_id == wanted and isinstance(detail, dict) and "trials" in detail:
+            if study_id != wanted or not isinstance(detail, dict) or "reason" in detail:
+                return detail
+            try:
+                _check(detail)
                 with self._lock:
                     self._lay_over(detail)
+            except Exception as error:  # a page without what is ours is better than none
+                self._tell_once(error)
+                return callback(study_id=study_id)  # `detail` may be half laid over
             return detail
 
         return answer
 
+    def _tell_once(self, error: Exception) -> None:
+        words = str(error) if isinstance(error, _Unfit) else f"{type(error).__name__}: {error}"
+        line = " ".join(words.split()) + f"; {WITHOUT}"
+        if line not in self._told:  # the page asks again every few seconds
+            self._told.add(line)
+            _tell(line)
+
     def _lay_over(self, detail: Detail) -> None:
         try:
-            history = self._current()
+            history = self._current(detail["trials"])
         except SettingsError as error:  # such as a run that was moved away meanwhile
             detail["note"] = _note(str(error))
             return
@@ -122,7 +163,7 @@ class Overlay:
                 within = [record.macs / history.experiment.budget - 1]
                 trial["constraints"] = trial["constraints"] or within
             elif not trial["note"]["body"]:
-                trial["note"] = _note(FOREIGN)
+                trial["note"] = _note(BEGINNING if trial["state"] in UNDER_WAY else FOREIGN)
             trial["user_attrs"] = _short(trial["user_attrs"])
         detail["union_user_attrs"] = _short(detail["union_user_attrs"])
         detail["best_trials"] = [
@@ -131,11 +172,14 @@ class Overlay:
         detail["note"] = _note(run_note(history.experiment, history.records, history.num_foreign))
         detail["plotly_graph_objects"] += self._drawn(history)
 
-    def _current(self) -> History:
+    def _current(self, trials: list[dict[str, Any]]) -> History:
+        """The history, which knows at least as much as the dashboard of its trials."""
         assert self._reader is not None
-        now = time.monotonic()
-        if self._history is None or now - self._read_at > FRESH:
+        now, states = time.monotonic(), {trial["number"]: trial["state"] for trial in trials}
+        moved = not states.items() <= self._states.items()
+        if self._history is None or moved or now - self._read_at > FRESH:
             self._history, self._read_at = self._reader.read(), now
+            self._states |= states
         return self._history
 
     def _note_of(self, record: TrialRecord, history: History) -> str:
@@ -155,6 +199,19 @@ class Overlay:
             drawn = [{"id": id_, "graph_object": f.to_json()} for id_, f in figures.items()]
             self._figures = (stage, drawn)
         return self._figures[1]
+
+
+class _Unfit(Exception):
+    """The dashboard answers otherwise than the overlay knows."""
+
+
+def _check(detail: Detail) -> None:
+    """Raises _Unfit where something is missing that the overlay needs."""
+    missing = [name for name in IN_ANSWER if name not in detail]
+    for trial in detail.get("trials", ())[:1]:
+        missing += [f"trials.{name}" for name in IN_TRIAL if name not in trial]
+    if missing:
+        raise _Unfit(f"{_version()} tells nothing of {', '.join(missing)}; {TESTED} does")
 
 
 def _short(attributes: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -198,8 +255,21 @@ class Server(ThreadingMixIn, simple_server.WSGIServer):
 
     def __init__(self, app: Bottle, port: int, place: str) -> None:
         super().__init__((HOST, port), _QuietHandler)
-        self.set_app(app)
+        self._dashboard = app
+        self._hosts = {f"{name}:{self.server_port}" for name in NAMES}
+        if self.server_port == HTTP_PORT:  # which browsers leave away
+            self._hosts |= set(NAMES)
+        self.set_app(self._answer)
         self.address = f"http://{HOST}:{self.server_port}{place}"
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Answers what is addressed to this machine. A page from elsewhere can have its own name
+        point here (DNS rebinding), and would read the study under that name.
+        """
+        if environ.get("HTTP_HOST", "").lower() not in self._hosts:
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [f"gmsearch dashboard: open {self.address}\n".encode()]
+        return self._dashboard(environ, start_response)
 
     def serve(self) -> None:
         try:

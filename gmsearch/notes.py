@@ -49,6 +49,9 @@ FOREIGN = (
 )
 
 
+BEGINNING = "This trial is about to begin: its network is not described yet.\n"
+
+
 def sparkline(values: list[float]) -> str:
     """A curve as blocks, from its least value to its largest; a longer one than 40 in parts."""
     step = max(1.0, len(values) / 40)

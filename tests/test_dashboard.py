@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+import optuna_dashboard
 import pytest
 from made_runs import BUDGET, curve, make_run
 
@@ -55,9 +56,12 @@ def served(folder, storage=None, port=None):
             thread.join()
 
 
-def get(server, path: str, method: str = "GET", body: bytes | None = None) -> tuple[int, str]:
+def get(
+    server, path: str, method: str = "GET", body: bytes | None = None, **headers: str
+) -> tuple[int, str]:
     url = f"http://127.0.0.1:{server.server_port}{path}"
-    request = urllib.request.Request(url, body, {"Accept-Encoding": ""}, method=method)
+    headers = {"Accept-Encoding": "", **headers}
+    request = urllib.request.Request(url, body, headers, method=method)
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
@@ -227,6 +231,84 @@ def test_a_run_that_is_moved_away_meanwhile_is_told_in_the_page(run, monkeypatch
     assert "not what a run wrote" in told["note"]["body"] and len(told["trials"]) == 6
 
 
+def test_an_overlay_that_fails_leaves_the_page_and_one_line(run, monkeypatch, capfd):
+    folder, _ = run
+    with served(folder.path) as server:
+        monkeypatch.setattr("gmsearch.dashboard.front_figure", lambda history: {}["a\nfigure"])
+        told = detail(server)
+        assert detail(server) == told
+    assert len(told["trials"]) == 6 and told["plotly_graph_objects"] == []
+    assert {trial["note"]["body"] for trial in told["trials"]} == {""}
+    out, err = capfd.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "KeyError: 'a\\nfigure'; it is shown without notes and figures" in err
+
+
+@pytest.mark.parametrize("key", ["best_trials", "plotly_graph_objects", "trials.constraints"])
+def test_a_dashboard_of_a_version_that_tells_less_is_shown_as_it_is(run, key, monkeypatch, capfd):
+    folder, _ = run
+    outer, _, inner = key.partition(".")
+
+    def of_another_version(*told):
+        answer = serialize(*told)
+        for trial in answer["trials"]:
+            trial.pop(inner, None)
+        return answer if inner else {name: answer[name] for name in answer if name != outer}
+
+    serialize = optuna_dashboard._app.serialize_study_detail
+    monkeypatch.setattr("optuna_dashboard._app.serialize_study_detail", of_another_version)
+    with served(folder.path) as server:
+        assert len(detail(server)["trials"]) == len(detail(server)["trials"]) == 6
+    assert capfd.readouterr().err == (
+        f"gmsearch: the dashboard: optuna-dashboard {optuna_dashboard.__version__} tells nothing "
+        f"of {key}; optuna-dashboard 0.21 does; it is shown without notes and figures\n"
+    )
+
+
+def test_a_dashboard_without_our_route_is_said_once_and_shown(run, monkeypatch, capfd):
+    folder, _ = run
+    monkeypatch.setattr("gmsearch.dashboard.DETAIL", "/api/v2/studies/<study_id:int>")
+    with served(folder.path) as server:
+        assert detail(server)["trials"][0]["note"]["body"] == ""
+        assert get(server, "/api/studies/1", "DELETE")[0] == 403
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1 and "has no /api/v2/studies/<study_id:int>; it is shown" in err
+
+
+def test_only_names_of_this_machine_are_answered(run):
+    """A page elsewhere whose name points to this machine sends that name."""
+    folder, _ = run
+    with served(folder.path) as server:
+        port = server.server_port
+        for host in (
+            f"127.0.0.1:{port}",
+            f"localhost:{port}",
+            f"LOCALHOST:{port}",
+            f"[::1]:{port}",
+        ):
+            assert get(server, "/api/studies/1", Host=host)[0] == 200
+        for host in ("", "127.0.0.1", f"evil.example:{port}", f"127.0.0.1.evil.example:{port}"):
+            for path in ("/api/studies/1", "/dashboard"):
+                status, text = get(server, path, Host=host)
+                assert (status, text) == (403, f"gmsearch dashboard: open {server.address}\n")
+
+
+def test_a_trial_that_came_and_went_within_a_moment_is_known(run, monkeypatch):
+    """Whatever was read a moment ago is not told of a trial that is newer."""
+    monkeypatch.setattr("gmsearch.dashboard.FRESH", 3600.0)
+    monkeypatch.setattr("optuna_dashboard._storage.timedelta", lambda seconds: _no_time())
+    folder, study = run
+    with served(folder.path) as server:
+        detail(server)
+        number = study.ask().number
+        study.report(number, curve(7.0))
+        study.tell(number)
+        note = detail(server)["trials"][number]["note"]["body"]
+        assert study.records[number].id in note and "complete" in note
+        study._study.ask()  # not described yet
+        assert "about to begin" in detail(server)["trials"][number + 1]["note"]["body"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -235,8 +317,9 @@ def test_a_run_that_is_moved_away_meanwhile_is_told_in_the_page(run, monkeypatch
         (["{tmp}/begun"], "has no study.db yet; let it start its first trial"),
         (["{tmp}/broken"], "study.db: cannot be read: "),
         (["{tmp}/named"], "no study 'named' in it; it is another run's"),
-        (["{run}", "--port", "70000"], "--port 70000; allowed: 1 to 65535"),
-        (["{run}", "--port", "x"], "'x' is not a whole number"),
+        (["{run}", "--port", "70000"], "'70000' is not a port from 1 to 65535"),
+        (["{run}", "--port", "x"], "'x' is not a port from 1 to 65535"),
+        (["{run}", "--port", "0"], "'0' is not a port from 1 to 65535; leave it away for a free"),
         (["--storage", "sqlite:///{tmp}/no.db"], "no such file"),
         (["--storage", "nonsense"], "--storage nonsense: cannot be read: "),
         (["--storage", "{tmp}/text"], "no study in it"),
@@ -320,7 +403,8 @@ def test_a_browser_that_goes_away_leaves_no_word(run, capfd):
     with served(folder.path) as server:
         for _ in range(3):
             with socket.create_connection(("127.0.0.1", server.server_port)) as rude:
-                rude.sendall(b"GET /api/studies/1 HTTP/1.1\r\nHost: x\r\n\r\n")
+                host = f"127.0.0.1:{server.server_port}".encode()
+                rude.sendall(b"GET /api/studies/1 HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
         detail(server)
     assert capfd.readouterr() == ("", "")
 

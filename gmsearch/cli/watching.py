@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gmsearch.cli.flags import Parser, whole
-from gmsearch.errors import SettingsError
+from gmsearch.cli.flags import Parser
 
 HIGHEST_PORT = 65535
 
@@ -27,15 +26,21 @@ def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
         help="where the study is, if not in RUN; without RUN, all studies in it, as Optuna shows "
         "them",
     )
-    parser.add_argument("--port", type=whole, metavar="N", help="(default: a free one)")
+    parser.add_argument("--port", type=_port, metavar="N", help="(default: a free one)")
     parser.set_defaults(run=_dashboard)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= HIGHEST_PORT:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a port from 1 to {HIGHEST_PORT}; leave it away for a free one"
+        )
+    return int(text)
 
 
 def _dashboard(arguments: argparse.Namespace) -> int:
     from gmsearch.dashboard import open_dashboard  # brings Optuna and plotly
 
-    if arguments.port is not None and arguments.port > HIGHEST_PORT:
-        raise SettingsError(f"--port {arguments.port}; allowed: 1 to {HIGHEST_PORT}")
     with open_dashboard(arguments.folder, arguments.storage, arguments.port) as server:
         print(f"{server.address} (Ctrl-C ends it)", flush=True)
         server.serve()

@@ -1,5 +1,6 @@
 """A run as it stands, read from its folder: what reports and dashboards tell."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -111,6 +112,30 @@ class HistoryReader:
 def read_history(path: Path) -> History:
     """A search's folder. Raises SettingsError for what is none, or has no study yet."""
     return HistoryReader(path).read()
+
+
+def labels_of(histories: Sequence[History]) -> list[str]:
+    """What to call searches beside each other: their names, or their folders where two have one
+    name.
+    """
+    names = [each.experiment.name for each in histories]
+    if len(set(names)) == len(names):
+        return names
+    return [str(each.folder.path) for each in histories]
+
+
+def read_others(one: History, folders: Sequence[Path]) -> list[History]:
+    """Searches to lay beside another. Raises SettingsError for a folder that is given twice, and
+    for a search that had something else to find.
+    """
+    known, others = {one.folder.path.resolve()}, []
+    for folder in folders:
+        if folder.resolve() in known:
+            raise SettingsError(f"--versus {folder}: that run is there already; give another")
+        known.add(folder.resolve())
+        others.append(read_history(folder))
+        check_comparable(one, others[-1])
+    return others
 
 
 def check_comparable(one: History, other: History) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from gmsearch.history import History, Step
+from gmsearch.history import History, Step, labels_of
 from gmsearch.palette import (
     BASELINE_MARKS,
     BLACK,
@@ -85,14 +86,15 @@ def hypervolume_figure(history: History, others: Sequence[History] = ()) -> go.F
     """
     cost, limit = history.experiment.objectives[1], history.limit
     figure = go.Figure()
-    for colour, each in zip(_cycle(RUNS, 1 + len(others)), (history, *others), strict=True):
+    runs = (history, *others)
+    for label, colour, each in zip(labels_of(runs), cycle(RUNS), runs):
         growth = _moves(each.growth(limit))
         texts = [f"trial {step.number}, {step.id}" for step in growth]
         figure.add_trace(
             go.Scatter(
                 x=[0, *(step.epochs for step in growth)],
                 y=[0.0, *(step.hypervolume for step in growth)],
-                name=escape(each.experiment.name),
+                name=escape(label),
                 mode="lines",
                 line={"shape": "hv", "color": colour, "width": 2},
                 hovertext=["nothing trained yet", *texts],
@@ -240,10 +242,6 @@ def _about_intervals(history: History) -> str:
     if history.num_minival is None:
         return "intervals are not known: data.json is missing"
     return f"bars: 95 % intervals from {history.num_minival:,} images"
-
-
-def _cycle(colours: Sequence[str], count: int) -> list[str]:
-    return [colours[i % len(colours)] for i in range(count)]
 
 
 def _lay_out(figure: go.Figure, history: History, note: str, *, empty: bool) -> None:

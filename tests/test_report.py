@@ -18,8 +18,9 @@ from gmsearch.architecture import gated_blocks
 from gmsearch.cli import main
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.history import read_history
+from gmsearch.plots import hypervolume_figure
 from gmsearch.record import interval_of, tied
-from gmsearch.report.account import account_of, account_rows
+from gmsearch.report.account import account_of, account_rows, checklist
 from gmsearch.report.charts import curves_figure, some_trials
 from gmsearch.report.drawing import ACTIVATION, GATE, steps
 from gmsearch.report.page import lead
@@ -33,11 +34,11 @@ BUDGET = 30_000_000
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
-def make_run(path: Path, ends: str, sampler: str = "random") -> Path:
+def make_run(path: Path, ends: str, sampler: str = "random", **settings) -> Path:
     """A run with a trial for each letter: c complete, f failed, r running, s stopped."""
     folder = RunFolder(path)
     told = {"name": path.name, "space": read_space_data(TINY), "budget": BUDGET}
-    told |= {"trials": 12, "sampler": sampler}
+    told |= {"trials": 12, "sampler": sampler, **settings}
     experiment = make_settings(Experiment, told)
     write_settings(folder, experiment, RunData(4500, 500, ("a", "b")))
     study = SearchStudy(folder, experiment, experiment.search_space(folder.experiment_file))
@@ -202,6 +203,33 @@ def test_a_random_run_beside_it_is_named(run, tmp_path):
     assert rows["beside random search"] == "by-chance"
     hypervolume = pd.read_csv(tmp_path / "a/hypervolume.csv")
     assert set(hypervolume.run) == {"r", "by-chance"}
+
+
+def test_runs_of_one_name_are_told_by_their_folders(run, tmp_path):
+    folders = [make_run(tmp_path / each / "r", "ccc", seed=seed) for seed, each in enumerate("ab")]
+    out, versus = tmp_path / "beside.html", [word for f in folders for word in ("--versus", str(f))]
+    assert main(["report", str(run), *versus, "--out", str(out)]) == 0
+    growth = pd.read_csv(tmp_path / "beside/hypervolume.csv")
+    labels = [str(run), *map(str, folders)]
+    assert list(growth.run.unique()) == labels
+    history, *others = [read_history(each) for each in (run, *folders)]
+    assert [line.name for line in hypervolume_figure(history, others).data] == labels
+    told = dict(checklist(history, others))
+    assert told["searches with other seeds"] == str(folders[1])
+    assert told["beside random search"] == ", ".join(map(str, folders))
+
+
+def test_a_run_is_not_laid_beside_itself(run, tmp_path, capsys, monkeypatch):
+    link = tmp_path / "link"
+    link.symlink_to(run)
+    other = make_run(tmp_path / "other", "cc")
+    for versus in ([run], [link], [run / ".." / run.name], [other, other]):
+        words = [word for folder in versus for word in ("--versus", str(folder))]
+        assert main(["report", str(run), *words]) == 2
+        error = capsys.readouterr().err
+        assert error == (
+            f"gmsearch: --versus {versus[-1]}: that run is there already; give another\n"
+        )
 
 
 def test_the_essentials_in_a_terminal(reported, capsys):

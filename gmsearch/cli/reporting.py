@@ -35,14 +35,12 @@ def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 def _report(arguments: argparse.Namespace) -> int:
     from gmsearch.console import make_console
-    from gmsearch.history import check_comparable, read_history
+    from gmsearch.history import read_history, read_others
 
     if arguments.text and (arguments.versus or arguments.out):
         raise SettingsError("--text prints one run alone; leave --versus and --out away")
     history = read_history(arguments.folder)
-    others = [read_history(folder) for folder in arguments.versus]
-    for other in others:
-        check_comparable(history, other)
+    others = read_others(history, arguments.versus)
     console = make_console()
     if arguments.text:
         from gmsearch.report.text import print_essentials

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gmsearch.history import History
+from gmsearch.history import History, labels_of
 from gmsearch.space import format_size
 
 Row = tuple[str, str]
@@ -79,7 +79,7 @@ def checklist(history: History, others: Sequence[History] = ()) -> list[Row]:
     """Questions and answers on how the search was done."""
     experiment, data = history.experiment, history.data
     recipe = experiment.recipe
-    random = [o for o in others if o.experiment.sampler == "random"]
+    labelled = list(zip(labels_of((history, *others))[1:], others, strict=True))
     rows = [
         ("space", f"{experiment.space.get('name', '')}, whole in experiment.yaml"),
         ("budget", f"{format_size(experiment.budget)} MACs, counted before training"),
@@ -105,12 +105,12 @@ def checklist(history: History, others: Sequence[History] = ()) -> list[Row]:
         ("seeds", f"one: {experiment.seed}; a network's own spread over seeds is not known"),
         (
             "searches with other seeds",
-            ", ".join(o.experiment.name for o in others if o.experiment.seed != experiment.seed)
+            ", ".join(name for name, o in labelled if o.experiment.seed != experiment.seed)
             or "none here; the front hangs on the seed too",
         ),
         (
             "beside random search",
-            ", ".join(o.experiment.name for o in random)
+            ", ".join(name for name, o in labelled if o.experiment.sampler == "random")
             or "not here; --versus RUN puts a run with --sampler random beside it",
         ),
     ]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from gmsearch.effects import Effects, effects_of
 from gmsearch.finalists import Finalist, figures
-from gmsearch.history import History
+from gmsearch.history import History, labels_of
 from gmsearch.record import TrialRecord, interval_of, tied
 
 FRONT_COLUMNS = ["id", "top1", "low", "high", "tie", "macs", "params", "activations", "gates"]
@@ -63,9 +63,10 @@ def hypervolume_table(history: History, others: Sequence[History] = ()) -> pd.Da
     """A row for each trial of each run: how far it was then, in epochs and hypervolume, all up to
     the limit of the first.
     """
+    runs = (history, *others)
     return pd.DataFrame(
-        {"run": each.experiment.name, **step._asdict()}
-        for each in (history, *others)
+        {"run": label, **step._asdict()}
+        for label, each in zip(labels_of(runs), runs, strict=True)
         for step in each.growth(history.limit)
     )
 

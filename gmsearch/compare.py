@@ -85,7 +85,7 @@ def _compare(
     def write_trials(records: list[TrialRecord]) -> None:
         folder.write_trials(records, also=["name", "seed"])
 
-    account = None if trainings.is_finished else session.train(trainings, Writer(write_trials))
+    account = session.train(trainings, Writer(write_trials))
     records = list(trainings.records.values())
     write_trials(records)
     latencies: dict[str, dict[str, Latency]] = {}

@@ -11,6 +11,10 @@ class Jobs(Protocol):
 
     records: dict[int, TrialRecord]
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether all trainings that are wanted, or possible, have ended."""
+
     def ask(self) -> Job | None:
         """The next training to do; None where nothing is left, or not before another one ends."""
 

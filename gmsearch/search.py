@@ -46,7 +46,7 @@ def _search(session: Session[Experiment], space: SearchSpace) -> Ending:
         session.folder.write_trials(records, [choice.name for choice in space.choices])
         session.folder.write_front(front_of(records, experiment.objectives))
 
-    account = None if study.is_finished else session.train(study, Writer(write_tables))
+    account = session.train(study, Writer(write_tables))
     write_tables(list(study.records.values()))
     _answer(session, study, account)
     return session.ending(study.is_finished, account)

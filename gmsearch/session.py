@@ -18,7 +18,7 @@ from gmsearch.experiment import FullTraining, Run, Settings
 from gmsearch.jobs import Jobs, Listener
 from gmsearch.progress import pack_in_words, reading
 from gmsearch.run import RunData, RunFolder, check_run, write_settings
-from gmsearch.tensorboard import TensorBoard
+from gmsearch.tensorboard import TensorBoard, check_place
 from gmsearch.trackers import check_trackers
 
 
@@ -59,11 +59,17 @@ class Session(Generic[Run]):
     console: Console
     began: float  # on the clock of `time.time`
 
-    def train(self, jobs: Jobs, listener: Listener) -> Account:
-        """Trains all jobs that are left on a Ray cluster; returns where the time went.
+    def train(self, jobs: Jobs, listener: Listener) -> Account | None:
+        """Trains all jobs that are left on a Ray cluster; returns where the time went, or None
+        where nothing is left.
 
         Raises TrainingError where every trial fails.
         """
+        if jobs.is_finished:
+            for board in self._boards():
+                with board:
+                    board.update(jobs.records.values())
+            return None
         from gmsearch import nodes, tune  # two seconds to import, and a finished run does without
 
         trained_before = sum(record.seconds for record in jobs.records.values())
@@ -78,9 +84,7 @@ class Session(Generic[Run]):
             )
             with ExitStack() as stack:
                 listeners = [stack.enter_context(Display(self.console, self.settings)), listener]
-                if self.settings.tensorboard:
-                    board = TensorBoard(self.folder.tensorboard_folder)
-                    listeners.append(stack.enter_context(board))
+                listeners += [stack.enter_context(board) for board in self._boards()]
                 first_trial = tune.run_trials(
                     self.settings, resources, self.folder, jobs, self.dataset, listeners
                 )
@@ -88,6 +92,10 @@ class Session(Generic[Run]):
         trained = sum(record.seconds for record in jobs.records.values()) - trained_before
         start_up = (first_trial or time.time()) - self.began
         return Account(wall, start_up, trained, resources.workers)
+
+    def _boards(self) -> list[TensorBoard]:
+        """One where it is asked for."""
+        return [TensorBoard(self.folder.tensorboard_folder)] if self.settings.tensorboard else []
 
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
@@ -148,6 +156,8 @@ def open_session(settings: Run, folder: RunFolder) -> Iterator[Session[Run]]:
     console = make_console()
     check_trackers(settings)
     check_run(folder, settings)
+    if settings.tensorboard:
+        check_place(folder.tensorboard_folder)
     dataset = _load(settings, console)
     settings = settings.model_copy(update={"data_digest": dataset.digest})
     with folder.locked():

@@ -11,10 +11,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gmsearch.errors import SettingsError
 from gmsearch.record import SCALARS, TrialRecord
 
 FLUSH_SECONDS = 5
 COSTS = ("macs", "params", "activations")
+
+
+def check_place(folder: Path) -> None:
+    """Raises SettingsError where the files cannot lie."""
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"--tensorboard: {folder} is a file; move it away")
 
 
 class TensorBoard:

@@ -6,10 +6,12 @@ import struct
 from pathlib import Path
 
 import pytest
+from made_runs import make_run
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 from test_scatter import trial
 
+from gmsearch.cli import main
 from gmsearch.gmnet import gmnet_within
 from gmsearch.network import Peer
 from gmsearch.tensorboard import TensorBoard
@@ -142,3 +144,26 @@ def test_trials_without_an_epoch_leave_nothing(tmp_path):
         board.update([trial(0, 0.0, 1, state="running", curve=[])])
         board.update([trial(0, 0.0, 1, state="failed", curve=[], reason="it did")])
     assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_run_that_is_done_gets_its_curves_when_it_is_resumed(tmp_path):
+    folder, study = make_run(tmp_path / "r", [40.0, 50.0, 60.0], trials=3)
+    assert main(["resume", str(folder.path)]) == 0
+    assert not folder.tensorboard_folder.exists()
+    assert main(["resume", str(folder.path), "--tensorboard"]) == 0
+    for record in study.records.values():
+        found = scalars(folder.tensorboard_folder / record.id)
+        assert found["top1"] == {1: record.top1 / 2, 2: record.top1}
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_file_in_the_place_of_the_curves_is_told_before_any_work(tmp_path, capsys, monkeypatch):
+    folder, _ = make_run(tmp_path / "r", [40.0])
+    folder.tensorboard_folder.write_text("mine")
+    monkeypatch.delattr("gmsearch.session._load")
+    assert main(["resume", str(folder.path), "--tensorboard"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        f"gmsearch: --tensorboard: {folder.tensorboard_folder} is a file; move it away\n",
+    )

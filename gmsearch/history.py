@@ -55,15 +55,14 @@ class History:
         """Images that a top1 is of."""
         return None if self.data is None else self.data.minival
 
-    @property
+    @cached_property
     def limit(self) -> float:
         """The cost up to which a hypervolume counts: the budget, or for a cost without one the
-        largest that was trained.
+        most that a network of the space has. It hangs on the experiment alone, so that the same
+        front has the same hypervolume whenever it is looked at.
         """
         cost = self.experiment.objectives[1]
-        if cost == "macs":
-            return float(self.experiment.budget)
-        return float(max((getattr(record, cost) for record in self.records), default=1))
+        return float(self.experiment.budget if cost == "macs" else self.space.most(cost))
 
     def growth(self, limit: float) -> list[Step]:
         """The hypervolume over the first cost up to `limit`, trial after trial in the order in

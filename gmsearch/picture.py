@@ -22,6 +22,7 @@ def draw_front(
     path: Path, experiment: Experiment, records: Sequence[TrialRecord], num_minival: int | None
 ) -> None:
     """Draws all complete trials, the front, the baselines and the budget: top1 over the first cost.
+    The line is the front over that cost alone, the dots are that over all objectives.
 
     The bars are 95 % intervals from the number of minival images, where it is known; a seed's own
     noise comes on top.
@@ -30,7 +31,11 @@ def draw_front(
     cost = experiment.objectives[1]
     complete = [record for record in records if record.state == "complete"]
     searched = [record for record in complete if not record.baseline]
-    best = sorted(front_of(complete, ("top1", cost)), key=lambda record: getattr(record, cost))
+    best = front_of(complete, experiment.objectives)
+    line = sorted(front_of(complete, ("top1", cost)), key=lambda record: getattr(record, cost))
+    more = len(experiment.objectives) > 2
+    words = ", ".join(COST_WORDS[each] for each in experiment.objectives[1:])
+    front = f"front over {words}; line: over {COST_WORDS[cost]} alone" if more else "front"
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     if complete and num_minival is not None:
@@ -39,8 +44,8 @@ def draw_front(
         around = np.abs(ends - top1s)
         axes.errorbar(costs, top1s, around, fmt="none", color="0.85", lw=1, zorder=0)
     axes.scatter(*_columns(searched, cost), s=28, color=PALE, label="searched")
-    axes.step(*_columns(best, cost), where="post", color=BLUE, lw=1.2)
-    axes.scatter(*_columns(best, cost), s=44, color=BLUE, zorder=3, label="front")
+    axes.step(*_columns(line, cost), where="post", color=BLUE, lw=1.2)
+    axes.scatter(*_columns(best, cost), s=44, color=BLUE, zorder=3, label=front)
     for record in best:
         at = _point(record, cost)
         axes.annotate(record.id, at, xytext=(4, -10), textcoords="offset points", fontsize=7)

@@ -47,6 +47,8 @@ def front_figure(history: History) -> go.Figure:
     what is published near the budget.
 
     A front's point whose 95 % interval overlaps that of a neighbour on the front is hollow: a tie.
+    With more costs than one the front has points off the line, which is the best top1 within the
+    first cost alone.
     """
     cost, references = history.experiment.objectives[1], _references(history)
     if references:
@@ -71,6 +73,9 @@ def front_figure(history: History) -> go.Figure:
             xanchor="left",  # where nothing that was trained lies
         )
     note = _about_intervals(history)
+    if more := history.experiment.objectives[2:]:
+        words = ", ".join(COST_WORDS[each] for each in (cost, *more))
+        note += f"; blue: the front over {words}; line: over {COST_WORDS[cost]} alone"
     if references:
         note += "; above: as published, trained in full, not comparable"
     _lay_out(figure, history, note, empty=not history.complete)
@@ -130,9 +135,9 @@ class _Dots(NamedTuple):
 
 
 def _searched(history: History, cost: str) -> Iterable[go.Scatter]:
-    best = sorted(front_of(history.records, ("top1", cost)), key=lambda each: getattr(each, cost))
-    ties = tied(best, history.num_minival)
-    on_front = {record.number for record in best}
+    line = sorted(front_of(history.records, ("top1", cost)), key=lambda each: getattr(each, cost))
+    ties = tied(history.front, history.num_minival)
+    on_front = {record.number for record in history.front}
     plain = [r for r in history.complete if not r.baseline]
     ours = [record for record in plain if record.number in on_front]
     rest = [record for record in plain if record.number not in on_front]
@@ -149,8 +154,8 @@ def _searched(history: History, cost: str) -> Iterable[go.Scatter]:
         title = f"{name}: a tie" if hollow else name
         groups.append(_Dots(title, found, _hollow(look) if hollow else look, bars=True))
     yield go.Scatter(
-        x=[getattr(record, cost) / 1e6 for record in best],
-        y=[record.top1 for record in best],
+        x=[getattr(record, cost) / 1e6 for record in line],
+        y=[record.top1 for record in line],
         **{"name": "front", "mode": "lines", "showlegend": False, "hoverinfo": "skip"},
         line={"shape": "hv", "color": BLUE, "width": 1.5},
     )

@@ -146,6 +146,10 @@ class SearchSpace:
         """The candidate of the most MACs."""
         return self._extreme({}, max)
 
+    def most(self, name: str) -> int:
+        """The most `macs`, `params` or `activations` that a network of the space has."""
+        return getattr(self.cost(self._extreme({}, max, name).architecture), name)
+
     def cheapest_with(self, choice: Choice, option: Option) -> Candidate:
         """The candidate of the fewest MACs among those that take `option`."""
         return self._extreme({choice.name: option}, min)
@@ -241,20 +245,24 @@ class SearchSpace:
             values["width"] = [values["base_width"] << stage for stage in range(NUM_STAGES)]
         return values
 
-    def _extreme(self, pinned: Picks, extreme: Extreme) -> Candidate:
-        """The candidate of extreme MACs with the pinned options, exactly.
+    def _extreme(self, pinned: Picks, extreme: Extreme, name: str = "macs") -> Candidate:
+        """The candidate of extreme MACs, or of another cost, with the pinned options, exactly.
 
-        MACs grow with every size and with the number of gated blocks, whatever else is chosen, so
+        Costs grow with every size and with the number of gated blocks, whatever else is chosen, so
         these go to their ends. A placement and a form may exclude each other, and which form or
         down-sampler is cheaper hangs on the widths: these are enumerated, stage by stage, since
         what a stage costs does not hang on another's choice of them.
         """
+
+        def cost_of(candidate: Candidate) -> int:
+            return getattr(self.cost(candidate.architecture), name)
+
         options = {
             c.name: (pinned[c.name],) if c.name in pinned else c.options for c in self.choices
         }
         if self.points:
             found = [Candidate(p, self.decode(p)) for p in _product(self.choices, options)]
-            return extreme(found, key=lambda candidate: self.cost(candidate.architecture).macs)
+            return extreme(found, key=cost_of)
         ends = {c.name: extreme(options[c.name], key=_RANK.get(c.axis)) for c in self.choices}
         entangled = [choice for choice in self.choices if choice.axis in _ENTANGLED_AXES]
         found = []
@@ -262,7 +270,7 @@ class SearchSpace:
             picks = {**ends, **shared}
             for stage in range(NUM_STAGES):
                 own = [choice for choice in entangled if choice.stage == stage]
-                costs = list(self._stage_costs(picks, stage, own, options))
+                costs = list(self._stage_costs(picks, stage, own, options, name))
                 if not costs:
                     break  # the options that are shared exclude all of this stage's
                 picks.update(extreme(costs, key=lambda pair: pair[0])[1])
@@ -270,7 +278,7 @@ class SearchSpace:
                 found.append(Candidate(picks, self.decode(picks)))
         if not found:
             raise SpaceError(f"space '{self.name}': no network takes {pinned}")
-        return extreme(found, key=lambda candidate: self.cost(candidate.architecture).macs)
+        return extreme(found, key=cost_of)
 
     def _stage_costs(
         self,
@@ -278,8 +286,9 @@ class SearchSpace:
         stage: int,
         choices: Sequence[Choice],
         options: Mapping[str, tuple[Option, ...]],
+        name: str,
     ) -> Iterator[tuple[int, Picks]]:
-        """(MACs, picks) of a stage for each combination of some choices that is possible."""
+        """(cost, picks) of a stage for each combination of some choices that is possible."""
         values = self._values(picks)
         row = {axis: values[axis][stage] for axis in STAGE_AXES}
         in_width = values["stem_width"] if stage == 0 else values["width"][stage - 1]
@@ -289,7 +298,7 @@ class SearchSpace:
         for own in _product(choices, options):
             row.update((choice.axis, own[choice.name]) for choice in choices)
             try:
-                yield stage_cost(_make_stage(*row.values()), in_width, side).macs, own
+                yield getattr(stage_cost(_make_stage(*row.values()), in_width, side), name), own
             except ArchitectureError:
                 continue
 

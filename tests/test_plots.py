@@ -38,8 +38,8 @@ def points(*drawn) -> set[tuple[float, float]]:
     return {pair for each in drawn for pair in zip(each.x, each.y, strict=True)}
 
 
-def known(records) -> set[tuple[float, float]]:
-    return {(record.macs / 1e6, record.top1) for record in records}
+def known(records, cost: str = "macs") -> set[tuple[float, float]]:
+    return {(getattr(record, cost) / 1e6, record.top1) for record in records}
 
 
 def test_every_complete_trial_is_drawn_once_and_no_other(history):
@@ -137,6 +137,47 @@ def test_other_costs_have_their_own_axis_and_limit(tmp_path, objectives):
     assert label in {axis.title.text for axis in figure.select_xaxes()}
     (line,) = hypervolume_figure(history).data
     assert 0 < line.y[-1] <= 60
+    on_axes = known(front_of(history.records, objectives[:2]), objectives[1])
+    (drawn,) = (each for each in figure.data if each.mode == "lines")
+    assert points(drawn) == on_axes
+    marked = [t for name, t in traces(figure).items() if name != "searched" and t.hovertext]
+    ids = {text[3:13] for trace in marked for text in trace.hovertext}
+    baselines = {record.id for record in history.complete if record.baseline}
+    assert ids == {record.id for record in history.front} | baselines
+    assert ("blue: the front over" in figure.layout.title.text) == (len(objectives) > 2)
+
+
+def test_all_of_a_front_over_three_objectives_is_marked(tmp_path, monkeypatch):
+    """The same in the figure and in the picture, though only a part of it is on the line."""
+    said = ("top1", "activations", "params")
+    folder, _ = make_run(tmp_path / "r", TOP1S, objectives=said, sampler="random")
+    history = read_history(folder.path)
+    on_line = front_of(history.records, said[:2])
+    assert len(history.front) > len(on_line)
+    marked = [t for t in front_figure(history).data if (t.name or "").startswith("front: a tie")]
+    marked += [t for t in front_figure(history).data if t.name == "front" and t.mode == "markers"]
+    wanted = [record for record in history.front if not record.baseline]
+    assert points(*marked) == known(wanted, "activations")
+    drawn = []
+    monkeypatch.setattr("gmsearch.picture._write", lambda path, figure: drawn.append(figure))
+    draw_front(folder.front_picture, history.experiment, history.records, 500)
+    (dots,) = (c for c in drawn[0].axes[0].collections if c.get_label().startswith("front over"))
+    assert {tuple(each) for each in dots.get_offsets()} == known(history.front, "activations")
+
+
+def test_a_limit_hangs_on_the_experiment_alone(tmp_path):
+    """As a run goes on, the hypervolume of what it had stays what it was."""
+    folder, study = make_run(tmp_path / "r", [60.0, 50.0], objectives=("top1", "params"))
+    before = read_history(folder.path)
+    while study.records[number := study.ask().number].params <= max(
+        record.params for record in before.records
+    ):
+        pass
+    study.report(number, curve(55.0))
+    study.tell(number)
+    after = read_history(folder.path)
+    assert after.growth(after.limit)[:2] == before.growth(before.limit)
+    assert all(record.params <= after.limit for record in after.records if not record.baseline)
 
 
 def test_a_run_without_a_result_says_so(tmp_path):

@@ -262,6 +262,9 @@ def assert_extremes_are_those_of_enumeration(space):
     settings = [(picks, macs(space, architecture)) for picks, architecture in everything(space)]
     assert macs(space, space.cheapest.architecture) == min(m for _, m in settings)
     assert macs(space, space.costliest.architecture) == max(m for _, m in settings)
+    costs = [space.cost(architecture) for _, architecture in everything(space)]
+    for name in ("macs", "params", "activations"):
+        assert space.most(name) == max(getattr(cost, name) for cost in costs), name
     for choice in space.choices:
         for option in choice.options:
             taking = [m for picks, m in settings if picks[choice.name] == option]

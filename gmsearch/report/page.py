@@ -67,17 +67,11 @@ def page_of(
         effects_note=effects_note(tables),
         importance=told(_with_range(tables.importance)),
         curves_note=curves_note(tables.curves),
-        hypervolume_note=HYPERVOLUME_NOTE,
+        hypervolume_note=hypervolume_note(history),
         drawings=list(_drawings(history)),
         account=account_rows(account),
         checklist=checklist(history, others),
     )
-
-
-HYPERVOLUME_NOTE = (
-    "The best top1 known at up to so many MACs, averaged over all numbers of MACs from 0 to the "
-    "budget, after so many epochs of all trials together, in the order in which they began."
-)
 
 
 def lead(history: History) -> str:
@@ -122,6 +116,18 @@ def front_note(history: History) -> str:
         f"top1 lies between {low:.1f} and {high:.1f} %. What a network varies by over seeds comes "
         "on top. A tie is a point whose interval overlaps that of the next on the front. Published "
         "networks are trained on all of ImageNet: they have an axis of their own."
+    )
+
+
+def hypervolume_note(history: History) -> str:
+    """What is drawn, and up to where."""
+    cost = history.experiment.objectives[1]
+    words = COST_WORDS[cost]
+    end = "the budget" if cost == "macs" else "the most that a network of the space has"
+    return (
+        f"The best top1 known at up to so many {words}, averaged over all numbers of {words} from "
+        f"0 to {end}, after so many epochs of all trials together, in the order in which they "
+        "began."
     )
 
 

@@ -3,6 +3,7 @@ it.
 """
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -365,7 +366,7 @@ class StudyReader:
         if storage is None and not folder.study_file.is_file():
             raise SettingsError(f"{folder.path} has no study.db yet; let it start its first trial")
         try:
-            url = _url_of(folder)
+            url = _url_to_read(folder)
             self.storage = (
                 get_storage(RDBStorage(url, skip_table_creation=True))
                 if storage is None
@@ -490,6 +491,21 @@ def _is_epoch(epoch: Any) -> bool:
 def _url_of(folder: RunFolder) -> str:
     """Where the study of a run is; the path may hold a `?`."""
     return URL.create("sqlite", database=str(folder.study_file)).render_as_string()
+
+
+def _url_to_read(folder: RunFolder) -> str:
+    """The same for one who only reads. SQLite needs files beside a database with a write-ahead log,
+    also to read it; where the folder takes none, such as on a disk that is read-only, it is told
+    that nobody writes, unless a log is there already.
+    """
+    if os.access(folder.path, os.W_OK, effective_ids=True):
+        return _url_of(folder)
+    query = {"mode": "ro", "uri": "true"}
+    log = folder.study_file.with_name(folder.study_file.name + "-wal")
+    if not log.exists() or not log.stat().st_size:
+        query["immutable"] = "1"
+    database = folder.study_file.absolute().as_uri()
+    return URL.create("sqlite", database=database, query=query).render_as_string()
 
 
 def _open_storage(folder: RunFolder) -> RDBStorage:

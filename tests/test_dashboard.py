@@ -17,7 +17,7 @@ from pathlib import Path
 import optuna
 import optuna_dashboard
 import pytest
-from made_runs import BUDGET, curve, make_run
+from made_runs import BUDGET, curve, make_run, read_only
 
 from gmsearch.cli import main
 from gmsearch.dashboard import open_dashboard
@@ -192,6 +192,16 @@ def test_a_run_from_before_notes_has_them_too(run):
         told = detail(server)
     assert all(trial["constraints"][0] <= 0 for trial in told["trials"])
     assert "**60.0 %** on minival" in told["trials"][0]["note"]["body"]
+
+
+def test_a_run_on_a_disk_that_is_read_only_is_shown(run):
+    folder, study = run
+    with served(folder.path) as server:
+        wanted = detail(server)
+    with read_only(folder) as copy, served(copy) as server:
+        told = detail(server)
+    assert [trial["state"] for trial in told["trials"]] == [t["state"] for t in wanted["trials"]]
+    assert "retrain" in told["trials"][0]["note"]["body"]
 
 
 def test_an_empty_study_is_a_page(tmp_path):

@@ -1,8 +1,10 @@
 """What a report tells is what the run has."""
 
 import csv
+import gc
 import json
 import shlex
+import sqlite3
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import optuna
 import pandas as pd
 import pytest
 from hypothesis import given, settings
-from made_runs import curve
+from made_runs import curve, read_only
 from strategies import stages
 
 from gmsearch.architecture import gated_blocks
@@ -274,6 +276,35 @@ def test_mistakes_are_one_line(run, tmp_path, capsys):
     (bare / "study.db").write_text("junk" * 1000)
     assert "study.db: cannot be read" in mistake(str(bare))
     assert "is not a run" in mistake(str(run), "--versus", str(tmp_path))
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_a_run_on_a_disk_that_is_read_only_can_be_read(tmp_path, log, capsys):
+    """After its search closed the study, and with a write-ahead log that a kill left there."""
+    folder = RunFolder(make_run(tmp_path / "r", "ccc"))
+    assert main(["report", str(folder.path)]) == 0
+    with sqlite3.connect(folder.study_file) as opened:
+        if log:  # a reader that stays keeps what is committed in the log
+            study = optuna.load_study(study_name="r", storage=f"sqlite:///{folder.study_file}")
+            opened.execute("SELECT count(*) FROM trials").fetchall()
+            study.add_trial(optuna.create_trial(values=[1.0, 2.0]))
+        else:
+            gc.collect()
+            opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with read_only(folder) as copy:
+            before = sorted(copy.rglob("*"))
+            assert copy / "study.db-wal" in before or not log
+            history = read_history(copy)
+            assert (len(history.complete), history.num_foreign) == (3, int(log))
+            assert main(["report", str(copy), "--text"]) == 0
+            assert main(["report", str(copy)]) == 2
+            assert sorted(copy.rglob("*")) == before
+    opened.close()
+    error = capsys.readouterr().err
+    assert error == (
+        f"gmsearch: --out {copy / 'report.html'}: cannot be written: Permission denied; "
+        "give another place\n"
+    )
 
 
 def test_only_like_is_laid_beside_like(run, tmp_path, capsys):

@@ -20,21 +20,27 @@ from gmsearch.report.tables import Tables, tables_of
 
 def write_report(history: History, others: Sequence[History] = (), *, out: Path) -> list[Path]:
     """Writes the page to `out`, and tables and pictures beside it in the place of those of an
-    earlier report; returns all files. Raises SettingsError where something else is in their place.
+    earlier report; returns all files. Raises SettingsError where something else is in their place,
+    and where they cannot be written.
     """
     parts = _free(out)
     finalists = trained_in_full(history.folder)
     tables = tables_of(history, finalists, others)
     page = page_of(history, tables, finalists, others)
-    parts.mkdir(parents=True, exist_ok=True)
-    for former in parts.iterdir():
-        former.unlink()
     files = [out]
-    for name, table in tables.named().items():
-        files.append(parts / f"{name}.csv")
-        write_atomically(files[-1], table.to_csv(index=False))
-    files += _draw_all(history, tables, parts)
-    write_atomically(out, page)
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+        for former in parts.iterdir():
+            former.unlink()
+        for name, table in tables.named().items():
+            files.append(parts / f"{name}.csv")
+            write_atomically(files[-1], table.to_csv(index=False))
+        files += _draw_all(history, tables, parts)
+        write_atomically(out, page)
+    except OSError as error:  # such as a run on a disk that is read-only
+        raise SettingsError(
+            f"--out {out}: cannot be written: {error.strerror}; give another place"
+        ) from None
     return files
 
 

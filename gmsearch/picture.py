@@ -33,9 +33,6 @@ def draw_front(
     searched = [record for record in complete if not record.baseline]
     best = front_of(complete, experiment.objectives)
     line = sorted(front_of(complete, ("top1", cost)), key=lambda record: getattr(record, cost))
-    more = len(experiment.objectives) > 2
-    words = ", ".join(COST_WORDS[each] for each in experiment.objectives[1:])
-    front = f"front over {words}; line: over {COST_WORDS[cost]} alone" if more else "front"
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     if complete and num_minival is not None:
@@ -45,7 +42,7 @@ def draw_front(
         axes.errorbar(costs, top1s, around, fmt="none", color="0.85", lw=1, zorder=0)
     axes.scatter(*_columns(searched, cost), s=28, color=PALE, label="searched")
     axes.step(*_columns(line, cost), where="post", color=BLUE, lw=1.2)
-    axes.scatter(*_columns(best, cost), s=44, color=BLUE, zorder=3, label=front)
+    axes.scatter(*_columns(best, cost), s=44, color=BLUE, zorder=3, label="front")
     for record in best:
         at = _point(record, cost)
         axes.annotate(record.id, at, xytext=(4, -10), textcoords="offset points", fontsize=7)
@@ -66,7 +63,11 @@ def draw_front(
             fontsize=8,
         )
     axes.set(xlabel=f"million {COST_WORDS[cost]}", ylabel="top1 on minival, %")
-    axes.set_title(f"{experiment.name}: {experiment.fidelity_in_words()}", fontsize=10)
+    title = f"{experiment.name}: {experiment.fidelity_in_words()}"
+    if len(experiment.objectives) > 2:
+        words = ", ".join(COST_WORDS[each] for each in experiment.objectives[1:])
+        title += f"\nblue: the front over {words}; line: over {COST_WORDS[cost]} alone"
+    axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.2)
     axes.legend(loc="upper left", fontsize=8)
     _write(path, figure)

@@ -161,7 +161,8 @@ def test_all_of_a_front_over_three_objectives_is_marked(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("gmsearch.picture._write", lambda path, figure: drawn.append(figure))
     draw_front(folder.front_picture, history.experiment, history.records, 500)
-    (dots,) = (c for c in drawn[0].axes[0].collections if c.get_label().startswith("front over"))
+    (dots,) = (c for c in drawn[0].axes[0].collections if c.get_label() == "front")
+    assert "blue: the front over activations, params; " in drawn[0].axes[0].get_title()
     assert {tuple(each) for each in dots.get_offsets()} == known(history.front, "activations")
 
 

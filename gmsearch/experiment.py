@@ -30,6 +30,7 @@ EFFORT = (
     "workers",
     "gpus_per_trial",
     "max_hours",
+    "device_hours",
     "address",
     "cache",
 ) + TRACKERS
@@ -56,6 +57,7 @@ class Settings(BaseModel, ABC):
     )  # trials at once; None: as many as cores or GPUs allow
     gpus_per_trial: float = Field(1.0, gt=0, le=64)  # where there are GPUs
     max_hours: float | None = Field(None, gt=0)
+    device_hours: float | None = Field(None, gt=0)  # of all sessions, see `spending`
     address: str | None = None  # of a Ray cluster; None: this machine
     tensorboard: bool = False  # files for TensorBoard are written too
     wandb: str | None = None  # a project of Weights & Biases

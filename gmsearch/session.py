@@ -18,6 +18,7 @@ from gmsearch.experiment import FullTraining, Run, Settings
 from gmsearch.jobs import Jobs, Listener
 from gmsearch.progress import pack_in_words, reading
 from gmsearch.run import RunData, RunFolder, check_run, write_settings
+from gmsearch.spending import Meter
 from gmsearch.tensorboard import TensorBoard, check_place
 from gmsearch.trackers import check_trackers
 
@@ -27,6 +28,7 @@ class Ending(Enum):
 
     FINISHED = "all trials are done"
     OUT_OF_TIME = "max_hours are over"
+    SPENT = "device_hours are spent"
     STOPPED = "stopped by the user"
 
 
@@ -38,14 +40,20 @@ class Account:
     start_up: float
     trained: float
     workers: int
+    device_hours: float  # of the run, earlier sessions included
+    device: str  # what these are hours of: a GPU or a worker
+    spent_limit: float | None = None  # the device-hours that ended the session, if they did
 
     def in_words(self) -> str:
         available = self.wall * self.workers
         trained, start_up = self.trained / available, self.start_up / self.wall
+        limit = self.spent_limit
         return (
             f"{self.wall:.0f} s on {self.workers} workers: "
             f"training {trained:.1%}, start-up {start_up:.1%}, "
-            f"the rest {max(0.0, 1 - trained - start_up):.1%}"
+            f"the rest {max(0.0, 1 - trained - start_up):.1%}; "
+            f"{self.device_hours:.3g} {self.device}-hours of training in all sessions"
+            + ("" if limit is None else f"\nstopped: --device-hours {limit:g} are spent")
         )
 
 
@@ -73,6 +81,7 @@ class Session(Generic[Run]):
         from gmsearch import nodes, tune  # two seconds to import, and a finished run does without
 
         trained_before = sum(record.seconds for record in jobs.records.values())
+        limit = self.settings.device_hours
         with tune.cluster(self.settings.address):
             nodes.share_data(self.dataset, self.say)
             resources = tune.plan_resources(self.settings, tune.live_nodes())
@@ -82,16 +91,25 @@ class Session(Generic[Run]):
                 f"trials at once: {resources.workers}, cores for each: {resources.cpus:.2g}"
                 + (f", GPUs for each: {resources.gpus:g}" if resources.gpus else "")
             )
+            meter = Meter(limit, resources.devices, jobs.records)
             with ExitStack() as stack:
                 listeners = [stack.enter_context(Display(self.console, self.settings)), listener]
                 listeners += [stack.enter_context(board) for board in self._boards()]
                 first_trial = tune.run_trials(
-                    self.settings, resources, self.folder, jobs, self.dataset, listeners
+                    self.settings, resources, self.folder, jobs, self.dataset, listeners, meter
                 )
         wall = time.time() - self.began
         trained = sum(record.seconds for record in jobs.records.values()) - trained_before
         start_up = (first_trial or time.time()) - self.began
-        return Account(wall, start_up, trained, resources.workers)
+        return Account(
+            wall,
+            start_up,
+            trained,
+            resources.workers,
+            device_hours=meter.hours,
+            device="GPU" if resources.gpus else "worker",
+            spent_limit=limit if meter.is_spent else None,
+        )
 
     def _boards(self) -> list[TensorBoard]:
         """One where it is asked for."""
@@ -104,6 +122,8 @@ class Session(Generic[Run]):
         """How the session ended, where `account` is None if nothing was left to train."""
         if finished:
             return Ending.FINISHED
+        if account is not None and account.spent_limit is not None:
+            return Ending.SPENT
         hours = self.settings.max_hours
         timed_out = hours is not None and account is not None and account.wall >= 3600 * hours
         return Ending.OUT_OF_TIME if timed_out else Ending.STOPPED

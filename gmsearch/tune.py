@@ -40,6 +40,7 @@ from gmsearch.experiment import Settings  # noqa: E402
 from gmsearch.jobs import Jobs, Listener  # noqa: E402
 from gmsearch.record import TrialRecord  # noqa: E402
 from gmsearch.run import RunFolder  # noqa: E402
+from gmsearch.spending import Meter  # noqa: E402
 from gmsearch.trackers import make_trackers  # noqa: E402
 
 WORKER_MEMORY = 1.2e9  # bytes of a worker with torch and timm, beside its share of the data
@@ -59,6 +60,11 @@ class Resources:
     @property
     def threads(self) -> int:
         return max(1, int(self.cpus))
+
+    @property
+    def devices(self) -> float:
+        """GPUs of a trial, or 1 for a worker without one: what device-hours are hours of."""
+        return self.gpus or 1.0
 
 
 @contextmanager
@@ -169,9 +175,10 @@ def run_trials(
     jobs: Jobs,
     dataset: AnyDataset,
     listeners: Sequence[Listener],
+    meter: Meter,
 ) -> float | None:
-    """Trains until there are no more jobs, the time is up, or the user stops it; the jobs then have
-    all results.
+    """Trains until there are no more jobs, the time is up or the device-hours of `meter` are spent,
+    or the user stops it; the jobs then have all results.
 
     Returns when the first training began, on the clock of `time.time`.
     """
@@ -184,7 +191,7 @@ def run_trials(
         worker.train(config, dataset)
 
     trackers = make_trackers(settings)
-    driver = _Driver(settings, resources, jobs, listeners)
+    driver = _Driver(settings, resources, jobs, listeners, meter)
     trainable = tune.with_resources(
         tune.with_parameters(train, dataset=dataset),
         {"cpu": resources.cpus, "gpu": resources.gpus},
@@ -208,6 +215,7 @@ def run_trials(
                 storage_path=str(scratch),
                 name="tune",
                 callbacks=[_Tells(driver), *trackers],
+                stop=_Stops(meter),
                 failure_config=tune.FailureConfig(max_failures=MAX_LOST_WORKERS),
                 verbose=0,
             ),
@@ -230,6 +238,7 @@ class _Driver:
         resources: Resources,
         jobs: Jobs,
         listeners: Sequence[Listener],
+        meter: Meter,
     ) -> None:
         self.settings = settings
         self.resources = resources
@@ -237,6 +246,7 @@ class _Driver:
         self.listeners = listeners
         self.running: set[int] = set()
         self.is_dry = False  # nothing more to do, until a training ends
+        self.meter = meter
         self.first_training: float | None = None
         self.error: Exception | None = None
 
@@ -255,6 +265,8 @@ class _Driver:
         """
         if len(self.running) >= self.resources.workers or self.is_dry:
             return None  # a proposal waits until the results before it are in
+        if self.meter.is_spent:
+            return Searcher.FINISHED
         job = self.jobs.ask()
         if job is None:
             self.is_dry = bool(self.running)
@@ -286,6 +298,7 @@ class _Driver:
         if self.first_training is None:
             self.first_training = result["began"]
         goes_on = self.jobs.report(number, result["curve"])
+        self.meter.heard(number)
         if len(result["curve"]) >= self.settings.recipe.num_epochs:
             self.finish(number, self.jobs.tell(number))
         elif goes_on:
@@ -301,6 +314,7 @@ class _Driver:
     def finish(self, number: int, record: TrialRecord) -> None:
         self.running.discard(number)
         self.is_dry = False
+        self.meter.ended(number)
         self.update()
         for listener in self.listeners:
             listener.finished(record)
@@ -353,6 +367,22 @@ class _Decides(FIFOScheduler):
         with self._driver.keeping_errors():
             goes_on = self._driver.on_result(trial.config["number"], result)
         return FIFOScheduler.CONTINUE if goes_on else FIFOScheduler.STOP
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Stops(tune.Stopper):
+    """Stops everything once the device-hours are spent, as Ray does when the time is up."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._meter.is_spent
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -35,7 +35,7 @@ FLOORS = (
     {
         *{"jobs", "trainings", "sampler", "study", "console", "picture", "progress"},
         *{"notes", "scatter", "tensorboard", "trackers"},
-        *{"worker", "tune", "nodes", "session", "launch"},
+        *{"worker", "tune", "nodes", "session", "launch", "spending"},
     },
     {
         *{"search", "compare", "profile", "finalists", "predict", "history"},

@@ -43,6 +43,7 @@ OTHER = {
     "workers": 2,
     "gpus_per_trial": 0.5,
     "max_hours": 1.5,
+    "device_hours": 2.5,
     "address": "auto",
     "stream": True,
     "cache": "/cache",
@@ -51,7 +52,7 @@ OTHER = {
     "mlflow": "http://127.0.0.1:5000",
 }
 # How much is done and where, not what is searched.
-EFFORT = ("trials", "workers", "gpus_per_trial", "max_hours", "address", "cache")
+EFFORT = ("trials", "workers", "gpus_per_trial", "max_hours", "device_hours", "address", "cache")
 EFFORT += ("tensorboard", "wandb", "mlflow")
 
 

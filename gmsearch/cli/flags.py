@@ -111,6 +111,13 @@ def add_effort(parser: argparse.ArgumentParser) -> None:
         "--max-hours", type=float, metavar="H", help="stop after H hours; resume goes on"
     )
     parser.add_argument(
+        "--device-hours",
+        type=float,
+        metavar="H",
+        help="stop when all trainings of all sessions together took H GPU-hours, or hours of "
+        "workers where there is no GPU",
+    )
+    parser.add_argument(
         "--cache",
         metavar="DIR",
         help="where original images are packed to on first use (default: the user's cache folder)",
@@ -167,7 +174,8 @@ def recipe_said(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def effort(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was said of the flags of `add_effort`."""
-    names = ("workers", "gpus_per_trial", "address", "max_hours", "cache", *TRACKERS)
+    limits = ("max_hours", "device_hours")
+    names = ("workers", "gpus_per_trial", "address", *limits, "cache", *TRACKERS)
     given = {name: getattr(arguments, name) for name in names}
     if given["cache"] is not None:
         given["cache"] = absolute(given["cache"])

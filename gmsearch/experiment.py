@@ -81,7 +81,9 @@ class Settings(BaseModel, ABC):
         """What one trial is, such as `6 epochs on bands at 32 px`."""
         epochs = self.recipe.num_epochs
         unit = "epoch" if epochs == 1 else "epochs"
-        return f"{epochs} {unit} on {Path(self.data).name} at {self.resolution} px"
+        share = self.recipe.train_share
+        part = "" if share == 1 else f"{100 * share:.3g} % of "
+        return f"{epochs} {unit} on {part}{Path(self.data).name} at {self.resolution} px"
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

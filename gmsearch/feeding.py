@@ -186,6 +186,22 @@ class Share:
 ALONE = Share()
 
 
+def choose_share(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Indices, in order, of a share of the images of each class, one at least, drawn by seed.
+
+    A larger share of the same seed holds the smaller one.
+    """
+    if share == 1:
+        return np.arange(len(labels))
+    rng = np.random.default_rng([seed, 0x5A])  # apart from the generators of epochs
+    drawn = rng.permutation(len(labels))
+    by_class = drawn[np.argsort(labels[drawn], kind="stable")]
+    counts = np.bincount(labels)
+    place = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    wanted = np.maximum(1, np.round(share * counts)).astype(int)
+    return np.sort(by_class[place < np.repeat(wanted, counts)])
+
+
 class Feed(ABC):
     """The batches of one training: `num_steps` of `batch_size` images an epoch, of which this
     worker has its `share`.
@@ -201,12 +217,18 @@ class Feed(ABC):
         share: Share = ALONE,
     ) -> None:
         self.share = share
-        self.batch_size = min(recipe.batch_size, len(dataset.train))  # of all workers together
-        self.num_steps = len(dataset.train) // self.batch_size
+        self.chosen = choose_share(dataset.train.labels, recipe.train_share, seed)
+        self.batch_size = min(recipe.batch_size, len(self.chosen))  # of all workers together
+        self.num_steps = len(self.chosen) // self.batch_size
         self._dataset: Any = dataset
         self._recipe = recipe
         self._seed = seed
         self._device = device
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The images of an epoch, as many as fill its batches, in random order."""
+        rng = np.random.default_rng([self._seed, epoch])
+        return self.chosen[rng.permutation(len(self.chosen))[: self.num_steps * self.batch_size]]
 
     @abstractmethod
     def batches(self, epoch: int, start: int = 0) -> Batches:
@@ -229,9 +251,7 @@ class ArrayFeed(Feed):
         self._minival = place(dataset.minival.images, self._device)
 
     def batches(self, epoch: int, start: int = 0) -> Batches:
-        rng = np.random.default_rng([self._seed, epoch])
-        order = rng.permutation(len(self._dataset.train))[: self.num_steps * self.batch_size]
-        in_steps = order.reshape(self.num_steps, self.batch_size)
+        in_steps = self.order(epoch).reshape(self.num_steps, self.batch_size)
         steps = [
             self._draw(in_steps[step, part :: self.share.parts], epoch, step, part)
             for step in range(start, self.num_steps)

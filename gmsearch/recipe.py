@@ -35,6 +35,9 @@ class Recipe:
     min_crop_area: float = _setting(
         1.0, 0.01, 1, "smallest share of an image in a resized crop; 1: crops only move"
     )
+    train_share: float = _setting(
+        1.0, 0.001, 1, "of the training images of each class, the same in every epoch"
+    )
     flip: bool = True  # half of the images, left to right
     color_jitter: float = _setting(
         0.0, 0, 1, "largest change of brightness, contrast and saturation, as a share"

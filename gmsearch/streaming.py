@@ -35,10 +35,8 @@ class StreamFeed(Feed):
         self._num_workers = torch.get_num_threads()
 
     def batches(self, epoch: int, start: int = 0) -> Batches:
-        rng = np.random.default_rng([self._seed, epoch])
-        order = rng.permutation(len(self._dataset.train))[: self.num_steps * self.batch_size]
         share = self.share
-        mine = order.reshape(-1, share.parts)[:, list(share.mine)].ravel()
+        mine = self.order(epoch).reshape(-1, share.parts)[:, list(share.mine)].ravel()
         num_batches = self.num_steps * share.accumulate
         rng = np.random.default_rng([self._seed, epoch, 0, 1 + share.rank])
         seeds = rng.integers(2**31, size=num_batches + 1).tolist()

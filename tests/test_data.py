@@ -400,7 +400,7 @@ def test_a_pack_for_another_resolution_is_refused(tmp_path, folder):
     assert data.packed_resolution(str(pack.path)) == 16
     assert data.packed_resolution(str(folder)) is None
     for loads in (load, load_val):
-        with pytest.raises(DataError, match=r"packed for 16 px; give --resolution 16, or pack"):
+        with pytest.raises(DataError, match=r"packed for 16 px; give --resolution 16 or less, or"):
             loads(pack.path, 20)
 
 

@@ -32,6 +32,7 @@ from gmsearch.feeding import (
     Mapped,
     Resident,
     Staged,
+    choose_share,
     place,
 )
 from gmsearch.recipe import Recipe
@@ -163,6 +164,26 @@ def test_an_image_without_head_room_is_taken_whole():
 def test_a_batch_larger_than_the_set_is_the_set():
     ((_, labels),) = epoch_of(dataset_of(10), Recipe(batch_size=500))
     assert sorted(labels.tolist()) == list(range(10))
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 3))
+def test_a_share_is_of_each_class_and_within_a_larger_one(labels, seed):
+    labels = np.array(labels)
+    small, large = (choose_share(labels, share, seed) for share in (0.3, 0.6))
+    assert set(small) <= set(large) and (np.diff(small) > 0).all()
+    for label in set(labels.tolist()):
+        there = (labels == label).sum()
+        assert (labels[small] == label).sum() == max(1, round(0.3 * there))
+    assert (choose_share(labels, 1.0, seed) == np.arange(len(labels))).all()
+
+
+def test_an_epoch_of_a_share_is_the_same_images_each_time():
+    dataset = dataset_of(count=60)
+    recipe = replace(RECIPE, train_share=0.5, batch_size=5)
+    feed = feed_of(dataset, recipe)
+    assert feed.num_steps == len(feed.chosen) // 5
+    assert set(feed.order(0)) <= set(feed.chosen) and set(feed.order(3)) <= set(feed.chosen)
+    assert sorted(feed.order(0)) != feed.order(0).tolist()
 
 
 def test_every_image_comes_up_as_often_as_any_other_where_the_last_batch_is_left_out():

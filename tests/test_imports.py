@@ -23,7 +23,7 @@ FLOORS = (
         *{"data", "data.records", "data.bands", "data.decoding", "data.sources", "data.named"},
         *{"data.decoders"},
         *{"data.selection", "data.packs", "data.packing", "data.cache", "data.receiving"},
-        *{"data.opening", "data.streamed"},
+        *{"data.opening", "data.streamed", "data.shrinking"},
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "folding"},

@@ -15,6 +15,7 @@ from gmsearch.data.packing import Order, Progress, is_unfinished, make_pack
 from gmsearch.data.packs import OFFICIAL, SEARCHED, Pack, PackedDataset, is_pack, read_pack
 from gmsearch.data.records import Dataset, Shards, Split
 from gmsearch.data.selection import Selection, choose
+from gmsearch.data.shrinking import shrink_pack
 from gmsearch.data.streamed import StreamedDataset
 from gmsearch.errors import DataError
 
@@ -46,7 +47,8 @@ def load(
     progress: Progress = lambda done, total: None,
 ) -> Dataset:
     """The data of a search: `bands`, which `seed` makes, a pack, or original images, which are
-    packed into the cache on first use. Raises DataError.
+    packed into the cache on first use. So is a pack that has more pixels, for a lower resolution.
+    Raises DataError.
     """
     if source == BUILT_IN:
         return make_bands(resolution, seed)
@@ -103,11 +105,15 @@ def _pack_of(source: str, resolution: int, cache: Path | None, progress: Progres
     path = Path(source)
     if is_pack(path):
         pack = read_pack(path)
-        if pack.resolution != resolution:
+        if pack.resolution < resolution:
             raise DataError(
-                f"{source}: packed for {pack.resolution} px; give --resolution {pack.resolution}, "
-                "or pack the images again for another"
+                f"{source}: packed for {pack.resolution} px; give --resolution {pack.resolution} "
+                "or less, or pack the images again for more"
             )
+        if pack.resolution > resolution:
+            pack.verify(*OFFICIAL)
+            place = place_of(source, resolution, pack.digest(OFFICIAL), cache)
+            return shrink_pack(pack, resolution, place, progress=progress)
         return pack
     if is_unfinished(path):
         raise DataError(

@@ -46,6 +46,11 @@ def to_square(image: bytes | Image.Image, resolution: int, side: int) -> np.ndar
     return np.pad(square, (around, around, (0, 0)), mode="reflect") if target < side else square
 
 
+def shrink_square(pixels: np.ndarray, resolution: int) -> np.ndarray:
+    """The square of a larger resolution as that of `resolution`: uint8 (side, side, 3)."""
+    return to_square(Image.fromarray(pixels), resolution, side_for(resolution))
+
+
 def open_image(image: bytes | Image.Image) -> Image.Image:
     """An image that may be encoded. Raises DataError where it is none, or too small to be one."""
     if isinstance(image, bytes):

@@ -12,6 +12,7 @@ from gmsearch.space import SearchSpace, format_size
 NUM_DRAWS = 4000
 NUM_SAMPLES = 3
 NUM_BINS = 12
+TRIES = 20  # draws for each network that is wanted, where a space may have fewer
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,24 @@ def survey(space: SearchSpace, budget: int | None = None, *, seed: int = 0) -> S
         ruled_out=[row for row in smallest_with if row[2] > limit],
         samples=[a for a, m in zip(drawn, macs, strict=True) if m <= limit][:NUM_SAMPLES],
     )
+
+
+def draw_within(
+    space: SearchSpace, budget: int, count: int, *, seed: int = 0
+) -> list[Architecture]:
+    """Up to `count` different networks within a budget, drawn by seed; a draw over the budget is
+    taken into it.
+    """
+    rng = np.random.default_rng(seed)
+    found: dict[str, Architecture] = {}
+    for _ in range(TRIES * count):
+        drawn = space.draw(rng)
+        if space.cost(drawn.architecture).macs > budget:
+            drawn = space.descend(drawn.picks, budget, rng)
+        found.setdefault(drawn.architecture.id, drawn.architecture)
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def shares(result: Survey, budgets: np.ndarray) -> np.ndarray:

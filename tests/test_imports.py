@@ -17,7 +17,7 @@ FLOORS = (
     },
     {
         *{"references", "reading", "space", "space_file", "survey", "experiment", "run"},
-        *{"recipe_file", "effects"},
+        *{"recipe_file", "effects", "ranking"},
     },
     {
         *{"data", "data.records", "data.bands", "data.decoding", "data.sources", "data.named"},
@@ -30,15 +30,16 @@ FLOORS = (
     },
     {
         *{"augment", "feeding", "crew", "streaming", "teacher", "training", "checkpoint"},
-        *{"trial", "retraining", "roofline", "latency", "what"},
+        *{"trial", "retraining", "roofline", "latency", "what", "timing"},
     },
     {
         *{"jobs", "trainings", "sampler", "study", "console", "picture", "progress"},
         *{"notes", "scatter", "tensorboard", "trackers"},
-        *{"worker", "tune", "nodes", "session", "launch", "spending"},
+        *{"worker", "tune", "nodes", "session", "launch", "spending", "rehearsal"},
     },
     {
         *{"search", "compare", "profile", "finalists", "predict", "history"},
+        *{"certificate", "proxy", "plan"},
         *{"plots", "dashboard"},
         *{"report", "report.account", "report.tables", "report.charts", "report.drawing"},
         *{"report.pictures", "report.page", "report.text", "report.writing"},
@@ -48,7 +49,7 @@ FLOORS = (
     },
     {
         *{"cli", "cli.flags", "cli.searching", "cli.networks", "cli.packing", "cli.finals"},
-        *{"cli.exporting", "cli.watching", "cli.reporting"},
+        *{"cli.exporting", "cli.watching", "cli.reporting", "cli.judging"},
         *{"__main__", ""},
     },
 )
@@ -61,7 +62,7 @@ DOORS = {
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
         *{"augment", "feeding", "crew", "streaming", "teacher", "retraining", "roofline"},
-        *{"launch", "folding"},
+        *{"launch", "folding", "timing"},
         *{"predict"},
         *{"exporting.subject", "exporting.pretrained", "exporting.source_code"},
         *{"exporting.program", "exporting.int8", "exporting.check", "exporting.folder"},
@@ -72,7 +73,7 @@ DOORS = {
         *{"augment", "streaming", "teacher", "retraining", "data.named"},
         *{"exporting.subject", "exporting.pretrained"},
     },
-    "ray": {"tune", "worker", "nodes", "launch", "trackers"},
+    "ray": {"tune", "worker", "nodes", "launch", "trackers", "rehearsal"},
     "optuna": {"sampler", "study"},
     "optuna_dashboard": {"dashboard"},
     "bottle": {"dashboard"},
@@ -81,11 +82,14 @@ DOORS = {
     "jinja2": {"report.page"},
     "pydantic": {"reading", "space_file", "experiment"},
     "yaml": {"reading", "experiment"},
-    "rich": {"console", "progress", "session", "profile", "finalists", "report.text"},
+    "rich": {
+        *{"console", "progress", "session", "profile", "finalists", "report.text"},
+        *{"certificate", "proxy", "plan"},
+    },
     "fvcore": {"fvcore_count"},
     "onnxruntime": {"onnx_export", "exporting.int8"},
     "safetensors": {"exporting.pretrained", "retraining"},
-    "scipy": {"compare", "finalists"},
+    "scipy": {"compare", "finalists", "ranking"},
     "matplotlib": {"picture", "report.drawing", "report.pictures", "report.page"},
     "tensorboardX": {"tensorboard"},
     "PIL": {"data.decoding", "data.sources", "data.named", "data.streamed"},

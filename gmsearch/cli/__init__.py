@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from gmsearch.cli import (
     exporting,
     finals,
+    judging,
     networks,
     packing,
     reporting,
@@ -53,6 +54,7 @@ def _parser() -> Parser:
     )
     verbs = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     searching.add_verbs(verbs)
+    judging.add_verbs(verbs)
     watching.add_verbs(verbs)
     reporting.add_verbs(verbs)
     networks.add_verbs(verbs)

@@ -36,6 +36,12 @@ def _add_run(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "The same line again goes on where it stopped.",
         epilog="example: gmsearch run --space search_spaces/gated.yaml --budget 300M",
     )
+    add_search(parser)
+    parser.set_defaults(run=_run)
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """What is searched, how, and how much at once."""
     parser.add_argument(
         "--space", type=Path, required=True, metavar="FILE", help="YAML of the space"
     )
@@ -75,7 +81,6 @@ def _add_run(verbs: "argparse._SubParsersAction[Parser]") -> None:
         help="top1 and costs of macs, params, activations (default: top1,macs)",
     )
     add_effort(parser)
-    parser.set_defaults(run=_run)
 
 
 def _add_resume(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -121,18 +126,28 @@ def _add_space(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.set_defaults(run=_space)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def experiment_said(arguments: argparse.Namespace, *words: str) -> Experiment:
+    """What the flags of a search say; `words` come first in the name of one that has none."""
     space = read_space(arguments.space)
     settings = {
-        **training(arguments, space.name, format_size(arguments.budget)),
+        **training(arguments, *words, space.name, format_size(arguments.budget)),
         "space": read_space_data(arguments.space),
         "budget": arguments.budget,
-        "objectives": tuple(arguments.objectives.split(",")),
-        "sampler": arguments.sampler,
-        "early_stop": arguments.early_stop,
-        "trials": arguments.trials,
     }
+    if "trials" in arguments:  # not of a proxy, which searches nothing
+        settings |= {
+            "objectives": tuple(arguments.objectives.split(",")),
+            "sampler": arguments.sampler,
+            "early_stop": arguments.early_stop,
+            "trials": arguments.trials,
+        }
     experiment = make_settings(Experiment, settings)
+    experiment.search_space(arguments.space).check_budget(experiment.budget)
+    return experiment
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    experiment = experiment_said(arguments)
     return start_run(experiment, RunFolder(arguments.runs_dir / experiment.name))
 
 

@@ -66,5 +66,5 @@ def regret(proxy: Sequence[float], full: Sequence[float], k: int) -> float:
     """What is lost of `full` by looking at the best k by `proxy` alone; among equals, at those
     that are worst.
     """
-    order = np.lexsort((full, -np.asarray(proxy)))
+    order = np.lexsort((np.asarray(full), -np.asarray(proxy)))
     return float(np.max(full) - np.asarray(full)[order[:k]].max())

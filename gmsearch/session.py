@@ -129,8 +129,8 @@ class Session(Generic[Run]):
         return Ending.OUT_OF_TIME if timed_out else Ending.STOPPED
 
 
-def _load(settings: Run, console: Console) -> data.AnyDataset:
-    """The data, packed on first use. Raises DataError."""
+def load_searched(settings: Run, console: Console) -> data.AnyDataset:
+    """The data of a search, packed on first use. Raises DataError."""
     if settings.stream:
         with console.status(escape(f"listing {settings.data} …")):
             return data.stream(settings.data, resolution=settings.resolution)
@@ -178,7 +178,7 @@ def open_session(settings: Run, folder: RunFolder) -> Iterator[Session[Run]]:
     check_run(folder, settings)
     if settings.tensorboard:
         check_place(folder.tensorboard_folder)
-    dataset = _load(settings, console)
+    dataset = load_searched(settings, console)
     settings = settings.model_copy(update={"data_digest": dataset.digest})
     with folder.locked():
         existed = check_run(folder, settings)  # again: another driver may have made it meanwhile

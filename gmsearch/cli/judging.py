@@ -66,11 +66,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     from gmsearch.console import make_console
     from gmsearch.plan import plan_run, plan_table
 
-    result = plan_run(experiment_said(arguments), make_console(), quiet=arguments.json)
+    console = make_console()
+    console.stderr = arguments.json  # a program reads the answer alone
+    result = plan_run(experiment_said(arguments), console)
     if arguments.json:
         print(json.dumps(result.to_dict(), indent=2))
     else:
-        console = make_console()
         console.print(plan_table(result))
         console.print(result.in_words(), soft_wrap=True)
     return 0

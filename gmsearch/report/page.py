@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
+from gmsearch.certificate import read_certificate
 from gmsearch.finalists import Finalist, correlation_in_words
 from gmsearch.history import History
 from gmsearch.palette import COST_WORDS
@@ -60,6 +61,7 @@ def page_of(
         figures=_figures(history, tables, others),
         front=told(tables.front),
         front_note=front_note(history),
+        proxy_note=proxy_note(history),
         baselines=told(tables.baselines),
         retrained=told(tables.retrained),
         correlation=correlation_in_words(list(finalists)),
@@ -129,6 +131,12 @@ def hypervolume_note(history: History) -> str:
         f"0 to {end}, after so many epochs of all trials together, in the order in which they "
         "began."
     )
+
+
+def proxy_note(history: History) -> str:
+    """What is known of how well short trainings rank; nothing without `gmsearch proxy`."""
+    certificate = read_certificate(history.folder.path)
+    return "" if certificate is None else certificate.in_words()
 
 
 def effects_note(tables: Tables) -> str:

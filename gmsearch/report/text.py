@@ -7,7 +7,7 @@ from gmsearch.effects import effects_of
 from gmsearch.finalists import correlation_in_words, finalists_table, trained_in_full
 from gmsearch.history import History
 from gmsearch.report.account import account_of, account_rows
-from gmsearch.report.page import warnings
+from gmsearch.report.page import proxy_note, warnings
 from gmsearch.scatter import scatter
 
 
@@ -21,6 +21,8 @@ def print_essentials(console: Console, history: History) -> None:
     for line in scatter(history.experiment, history.records, ascii_only=ascii_only):
         console.print(line)
     console.print(answer(history.experiment, history.records, history.num_minival))
+    if told := proxy_note(history):
+        console.print(told, soft_wrap=True)
     if finalists:
         console.print(finalists_table(finalists))
         console.print(correlation_in_words(finalists), soft_wrap=True)

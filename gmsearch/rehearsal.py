@@ -1,0 +1,68 @@
+"""Trainings on as many workers of Ray as a run has, for some seconds: what they will take."""
+
+from typing import Any
+
+# isort: off
+import gmsearch.tune  # noqa: F401 (sets what Ray reads when it is imported)
+import ray
+# isort: on
+
+from gmsearch.data import AnyDataset
+from gmsearch.experiment import Settings
+from gmsearch.network import Network
+from gmsearch.timing import Timing
+from gmsearch.tune import Resources
+
+
+class Rehearsal:
+    """The workers of a run, on the cluster that is open. All train at once, as they will in the
+    run, since they share the memory of a machine.
+    """
+
+    def __init__(self, settings: Settings, resources: Resources, dataset: AnyDataset) -> None:
+        self._settings = settings
+        self._device = "cuda" if resources.gpus else "cpu"
+        held = ray.put(dataset)
+        kind: Any = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus)(_Player)
+        self._players = [kind.remote(resources.threads, held) for _ in range(resources.workers)]
+        ray.get([player.is_ready.remote() for player in self._players])
+
+    def time(self, network: Network, seconds: float) -> list[Timing]:
+        """What a training of a network takes each worker; `seconds` are those to find out."""
+        told = network.to_dict(), self._settings.recipe, self._settings.seed, seconds, self._device
+        return ray.get([player.play.remote(*told) for player in self._players])
+
+
+class _Player:
+    """A worker. What training needs is imported here, and so in its own process."""
+
+    def __init__(self, threads: int, dataset: AnyDataset) -> None:
+        import torch
+
+        import gmsearch.worker  # noqa: F401 (what a worker of a run imports)
+
+        torch.set_num_threads(threads)
+        self._dataset = dataset
+
+    def is_ready(self) -> bool:
+        return True
+
+    def play(
+        self, network: dict[str, Any], recipe: Any, seed: int, seconds: float, device: str
+    ) -> Timing:
+        import tempfile
+        from pathlib import Path
+
+        from gmsearch.network import network_from_dict
+        from gmsearch.timing import time_training
+
+        with tempfile.TemporaryDirectory() as scratch:
+            return time_training(
+                network_from_dict(network),
+                self._dataset,
+                recipe,
+                seed=seed,
+                seconds=seconds,
+                device=device,
+                scratch=Path(scratch),
+            )

@@ -1,4 +1,4 @@
-"""What a run would take, from the smallest, the median and the largest candidate: `gmsearch plan`."""
+"""What a run would take, from three of its candidates: `gmsearch plan`."""
 
 import heapq
 import time

@@ -145,7 +145,7 @@ def of_space(experiment: Experiment, folder: Path, count: int) -> Subject:
         raise SettingsError(f"{folder} has another space, budget or seed; choose another --name")
     networks = {each.id: each for each in chosen}
     words = f"of a space: drawn with seed {experiment.seed}, spread over MACs"
-    return Subject(folder, experiment, networks, macs, words, {})
+    return Subject(folder, experiment, networks, {each: macs[each] for each in networks}, words, {})
 
 
 def spread(points: Sequence[tuple[float, float]], first: Sequence[int], count: int) -> list[int]:

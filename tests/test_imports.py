@@ -62,7 +62,7 @@ DOORS = {
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
         *{"augment", "feeding", "crew", "streaming", "teacher", "retraining", "roofline"},
-        *{"launch", "folding", "timing"},
+        *{"launch", "folding", "timing", "rehearsal"},
         *{"predict"},
         *{"exporting.subject", "exporting.pretrained", "exporting.source_code"},
         *{"exporting.program", "exporting.int8", "exporting.check", "exporting.folder"},

@@ -70,10 +70,9 @@ class Display:
         """One plain line for a trial that ended, where there is no live table."""
         if self._live:
             return
-        count = sum(r.state != "running" for r in self._records)
         left = self._time_left()
         self._console.print(
-            f"{count:>4}/{self._settings.num_trials}  {_words(record)}"
+            f"{self._spent():>4}/{self._settings.num_trials}  {_words(record)}"
             + (f"  ({left} left)" if left else ""),
             soft_wrap=True,
         )
@@ -86,13 +85,13 @@ class Display:
             wraps = column == "network"  # none of the others gives way to it
             trials.add_column(column, justify=_justify(column), no_wrap=not wraps)
         for record in [*ended[-RECENT:], *running]:
-            note = {"running": "▶", "failed": "✗"}.get(record.state, "")
+            note = {"running": "▶", "failed": "✗", "stopped": "‖"}.get(record.state, "")
             macs, params, words = _figures(record)
             network = Text(words, no_wrap=True, overflow="ellipsis")
             figures = (_top1(record), str(record.epochs), macs, params)
             trials.add_row(note, record.id, *figures, network)
         left = self._time_left()
-        line = f"{len(ended)} of {self._settings.num_trials} trials"
+        line = f"{self._spent()} of {self._settings.num_trials} trainings"
         line += f" · about {left} left" if left else " · starting"
         if not isinstance(self._settings, Experiment):
             return Group(trials, Text(line))
@@ -110,6 +109,13 @@ class Display:
         if columns > console.width or len(console.render_lines(rest)) + rows >= console.height:
             return []
         return [Text("\n".join([*lines, ""]), no_wrap=True)] if lines else []
+
+    def _spent(self) -> str:
+        """Trainings that have ended, one that was stopped early as a part of one."""
+        num_epochs = self._settings.recipe.num_epochs
+        ended = [record for record in self._records if record.state != "running"]
+        stopped = [record.epochs / num_epochs for record in ended if record.state == "stopped"]
+        return f"{round(len(ended) - len(stopped) + sum(stopped), 1):g}"
 
     def _time_left(self) -> str:
         """From the mean epoch so far, with as many trials at once as now."""
@@ -185,9 +191,11 @@ def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int 
     best = front_of(records, experiment.objectives)
     complete = [record for record in records if record.state == "complete"]
     failed = sum(record.state == "failed" for record in records)
+    stopped = sum(record.state == "stopped" for record in records)
     lines = [
         f"budget {format_size(experiment.budget)} MACs; "
         f"{len(complete)} networks trained, {experiment.fidelity_in_words()}"
+        + (f"; {stopped} stopped early" if stopped else "")
         + (f"; {failed} failed, see trials.csv" if failed else "")
     ]
     if best and num_minival is not None:
@@ -214,7 +222,8 @@ def _words(record: TrialRecord) -> str:
     macs, params, gates = _figures(record)
     if record.state == "failed":
         return f"{record.id}  failed: {record.reason}"
-    return f"{record.id}  top1 {_top1(record):>5}  {macs:>5} MACs  {params:>5} params  {gates}"
+    end = f"  [stopped after epoch {record.epochs}]" if record.state == "stopped" else ""
+    return f"{record.id}  top1 {_top1(record):>5}  {macs:>5} MACs  {params:>5} params  {gates}{end}"
 
 
 def _top1(record: TrialRecord) -> str:

@@ -5,6 +5,7 @@ runs/NAME/
   environment.json     versions, devices, git revision, command line
   data.json            the data in figures, and the names of its classes
   study.db             the Optuna study
+  decisions.jsonl      what the search decided, and on what: a line for each event
   trials/ID/           architecture.json, metrics.jsonl (one line per epoch), checkpoint.pt
   trials.csv           one row per trial
   front.json, front.png
@@ -92,6 +93,10 @@ class RunFolder:
     @property
     def study_file(self) -> Path:
         return self.path / "study.db"
+
+    @property
+    def decisions_file(self) -> Path:
+        return self.path / "decisions.jsonl"
 
     @property
     def front_file(self) -> Path:
@@ -214,7 +219,10 @@ class RunFolder:
 
 def _is_beginning(path: Path) -> bool:
     """Whether a file is one that a run has before it has settings."""
-    ours = r"(study\.db.*|\.lock|\.?(environment|data)\.json.*|\.experiment\.yaml\..*)"
+    ours = (
+        r"(study\.db.*|decisions\.jsonl|\.lock|\.?(environment|data)\.json.*"
+        r"|\.experiment\.yaml\..*)"
+    )
     return re.fullmatch(ours, path.name) is not None and path.is_file()
 
 

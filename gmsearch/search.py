@@ -3,6 +3,7 @@ answer.
 """
 
 from gmsearch.console import answer
+from gmsearch.decisions import DecisionLog
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.jobs import Writer
@@ -33,14 +34,18 @@ def run_search(experiment: Experiment, folder: RunFolder) -> Ending:
 def _search(session: Session[Experiment], space: SearchSpace) -> Ending:
     """Trains what is left to train, and answers."""
     experiment, console = session.settings, session.console
-    study = SearchStudy(session.folder, experiment, space)
+    log = DecisionLog(session.folder.decisions_file)
+    study = SearchStudy(session.folder, experiment, space, log=log)
+    stops = experiment.early_stop != "off"
+    spending = f"as many epochs as {experiment.trials} trainings have" if stops else None
     console.print(
-        f"{experiment.name}: up to {experiment.trials} networks within "
+        f"{experiment.name}: {spending or f'up to {experiment.trials} networks'} within "
         f"{format_size(experiment.budget)} MACs, {experiment.fidelity_in_words()} each",
         soft_wrap=True,
     )
     if study.records:
-        console.print(f"going on with {session.folder.path}: {study.num_finished} trials are done")
+        ended = study.num_finished
+        console.print(f"going on with {session.folder.path}: {ended} trainings have ended")
 
     def write_tables(records: list[TrialRecord]) -> None:
         session.folder.write_trials(records, [choice.name for choice in space.choices])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
@@ -46,6 +46,13 @@ _OF_AN_ENDING = ("curve", "epochs", "seconds", "top1", "reason")
 STORAGE_ERRORS = (OptunaError, SQLAlchemyError)  # what a broken or locked study.db ends in
 # Of another version, of a database without a driver, or no storage at all.
 READ_ERRORS = (*STORAGE_ERRORS, RuntimeError, ImportError, ValueError, OSError)
+
+
+class Again(NamedTuple):
+    """A stopped training that may be taken up again."""
+
+    record: TrialRecord
+    worth: Worth
 
 
 class SearchStudy:
@@ -106,7 +113,8 @@ class SearchStudy:
             self._remember(frozen)
         self._unfinished = [self._job(r) for r in self._with_state("running")]
         self._baselines = list(self._missing_baselines())
-        self._log({"event": "session", "running": [job.number for job in self._unfinished]})
+        known = {number: [r.state, r.epochs] for number, r in self.records.items()}
+        self._log({"event": "session", "wanted": experiment.trials, "trials": known})
 
     @property
     def num_finished(self) -> int:
@@ -116,7 +124,9 @@ class SearchStudy:
     @property
     def is_finished(self) -> bool:
         """Whether all that is wanted, or possible, is done."""
-        return not self._with_state("running") and not self._baselines and self._next() is None
+        if self._with_state("running"):
+            return False
+        return self._next() is None and not (self._baselines and self._may_start)
 
     @property
     def is_exhausted(self) -> bool:
@@ -131,17 +141,28 @@ class SearchStudy:
         stopped or fails may change the first.
         """
         if self._unfinished:
-            return self._unfinished.pop(0)
-        if self._baselines and self._epochs_left >= self._num_epochs:
+            return self._logged(self._unfinished.pop(0), "go on")
+        if self._baselines and self._may_start:
             name, architecture = self._baselines.pop(0)
-            return self._describe(self._study.ask(), architecture, baseline=name)
+            job = self._describe(self._study.ask(), architecture, baseline=name)
+            return self._logged(job, "baseline")
         found = self._next()
         if found is None:
             return None
-        if isinstance(found, TrialRecord):
-            return self._take_up(found)
+        if isinstance(found, Again):
+            return self._logged(self._take_up(found.record), "take up", found.worth)
         trial = self._study.ask(self._sampler.distributions())
-        return self._describe(trial, self._space.decode(trial.params))
+        job = self._describe(trial, self._space.decode(trial.params))
+        return self._logged(job, "new", found)
+
+    def _logged(self, job: Job, what: str, worth: Worth | None = None) -> Job:
+        """Notes why a job was chosen."""
+        event = {"event": "ask", "what": what, "number": job.number, "id": job.network.id}
+        if worth is not None:
+            expected = {"gain": worth.gain, "mean": worth.mean, "std": worth.std}
+            event |= {**expected, "epochs": worth.epochs}
+        self._log(event)
+        return job
 
     def report(self, number: int, curve: list[dict[str, Any]]) -> bool:
         """Notes the curve of a running trial, epochs before a restart included; the study has it
@@ -206,16 +227,22 @@ class SearchStudy:
         )
         return self._experiment.trials * self._num_epochs - sum(spent)
 
-    def _next(self) -> TrialRecord | Worth | None:
-        """What is most worth its epochs: a record to take up again, or something new; None where
+    @property
+    def _may_start(self) -> bool:
+        """Whether a whole training is left to spend."""
+        return self._epochs_left >= self._num_epochs
+
+    def _next(self) -> "Again | Worth | None":
+        """What is most worth its epochs: a training to take up again, or something new; None where
         nothing fits.
         """
         left = self._epochs_left
-        new = self._sampler.preview(self._study) if left >= self._num_epochs else None
+        new = self._sampler.preview(self._study) if self._may_start else None
         again = self._strategy.stopped(left) if isinstance(self._stopping, ByGain) else None
         if again is None or (new is not None and new.rate >= again.rate):
             return new
-        return next(r for r in self.records.values() if r.id == again.design.known.id)
+        stopped = (r for r in self.records.values() if r.id == again.design.known.id)
+        return Again(next(stopped), again)
 
     def _take_up(self, record: TrialRecord) -> Job:
         """A stopped training as a new trial, in one step of the storage that a kill cannot halve:
@@ -337,11 +364,13 @@ class SearchStudy:
 
 
 def limits_of(experiment: Experiment, space: SearchSpace) -> dict[str, float]:
-    """What of each cost that counts is all of it: the budget of MACs, and of other costs that of
-    the largest network of the space.
+    """What of each cost that counts is all of it: the budget of MACs, and of other costs the most
+    that a network of the space has.
     """
-    largest = space.cost(space.costliest.architecture)._asdict() | {"macs": experiment.budget}
-    return {name: float(largest[name]) for name in experiment.objectives[1:]}
+    return {
+        name: float(experiment.budget if name == "macs" else space.most(name))
+        for name in experiment.objectives[1:]
+    }
 
 
 def _stopping_of(experiment: Experiment, strategy: Strategy) -> Stopping | None:

@@ -25,6 +25,7 @@ STOPPED = 130  # the exit code after Ctrl-C, as shells have it
 def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
     _add_run(verbs)
     _add_resume(verbs)
+    _add_replay(verbs)
     _add_space(verbs)
 
 
@@ -102,6 +103,19 @@ def _add_resume(verbs: "argparse._SubParsersAction[Parser]") -> None:
     )
     add_effort(parser)
     parser.set_defaults(run=_resume)
+
+
+def _add_replay(verbs: "argparse._SubParsersAction[Parser]") -> None:
+    parser = verbs.add_parser(
+        "replay",
+        help="repeat a run's decisions from its log, and compare",
+        description="Repeats every decision of a search from RUN/decisions.jsonl and the recorded "
+        "results. It ends with code 1 where anything comes out otherwise. Nothing is trained, and "
+        "nothing is written.",
+        epilog="example: gmsearch replay runs/gated-300M-bands",
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN", help="the run folder")
+    parser.set_defaults(run=_replay)
 
 
 def _add_space(verbs: "argparse._SubParsersAction[Parser]") -> None:
@@ -188,6 +202,17 @@ def start_run(settings: Experiment | Comparison | Tabulation, folder: RunFolder)
 
         ending = run_comparison(settings, folder)
     return STOPPED if ending is Ending.STOPPED else 0
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from gmsearch.replay import replay
+
+    found = replay(arguments.folder)
+    for difference in found.differences:
+        print(difference)
+    same = "all as before" if not found.differences else f"{len(found.differences)} differ"
+    print(f"{found.num_decisions:,} decisions repeated, {same}")
+    return 1 if found.differences else 0
 
 
 def _space(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,135 @@
+"""Repeats the decisions of a search from its log and its recorded results: `gmsearch replay RUN`.
+
+A new study, in memory, is asked and told what the run's was, in the order of the log. Each answer
+must be the same, and so must the trials at the end.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import InMemoryStorage
+
+from gmsearch.decisions import Event, read_decisions
+from gmsearch.history import History, read_history
+from gmsearch.record import EpochDict, TrialRecord
+from gmsearch.study import SearchStudy
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of it."""
+
+    num_decisions: int
+    differences: tuple[str, ...]  # decisions and trials that came out otherwise
+
+
+def replay(path: Path) -> Replay:
+    """Repeats a run's decisions. Nothing is written. Raises SettingsError."""
+    history = read_history(path)
+    events = read_decisions(history.folder.decisions_file)
+    player = _Player(history)
+    for event in events:
+        player.play(event)
+    return Replay(player.num_decisions, (*player.differences, *player.compare()))
+
+
+class _Player:
+    """A study that relives a run."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._results = {record.id: record for record in history.records}
+        self._storage = InMemoryStorage()
+        self._study: SearchStudy | None = None
+        self.num_decisions = 0
+        self.differences: list[str] = []
+
+    def play(self, event: Event) -> None:
+        """Does what an event tells of."""
+        kind, number = event["event"], event.get("number", -1)
+        if kind == "session":
+            self._begin_session(event)
+        elif self._study is None or number < 0:
+            self.differences.append(f"a {kind} before any session")
+        elif kind == "ask":
+            self._ask(event)
+        elif number not in self._study.records:
+            self.differences.append(f"a {kind} of trial {number}, which was not asked for")
+        elif kind == "rung":
+            self.num_decisions += 1
+            goes_on = self._study.report(number, self._curve(number)[: event["epochs"]])
+            if goes_on != event["goes_on"]:
+                self.differences.append(f"trial {number} after {event['epochs']} epochs: {goes_on}")
+        elif self._study.records[number].state == "running":
+            self._end(number, kind, event["epochs"])
+
+    def compare(self) -> list[str]:
+        """How the trials at the end differ from those of the run."""
+        ours = {} if self._study is None else self._study.records
+        theirs = {record.number: record for record in self._history.records}
+        return [
+            f"trial {number}: {_told(ours.get(number))} instead of {_told(theirs.get(number))}"
+            for number in sorted({*ours, *theirs})
+            if _told(ours.get(number)) != _told(theirs.get(number))
+        ]
+
+    def _begin_session(self, event: Event) -> None:
+        """A driver that finds the study as the one before left it. What a kill kept out of the log
+        is in the event.
+        """
+        for number, (state, epochs) in _numbered(event["trials"]):
+            if self._study is None:
+                break
+            while number not in self._study.records and self._study.ask() is not None:
+                pass
+            known = self._study.records.get(number)
+            if known is not None and known.state == "running" and state != "running":
+                self._end(number, state, epochs)
+        wanted = {"trials": event["wanted"]}  # more may be wanted in a later session
+        self._study = SearchStudy(
+            self._history.folder,
+            self._history.experiment.model_copy(update=wanted),
+            self._history.space,
+            storage=self._storage,
+        )
+
+    def _ask(self, event: Event) -> None:
+        assert self._study is not None
+        self.num_decisions += 1
+        job = self._study.ask()
+        found = None if job is None else (job.number, job.network.id)
+        if found != (event["number"], event["id"]):
+            self.differences.append(
+                f"trial {event['number']}: {'nothing' if found is None else found[1]} was asked "
+                f"for instead of {event['id']}"
+            )
+
+    def _end(self, number: int, state: str, epochs: int) -> None:
+        assert self._study is not None
+        reason = self._study.records[number].reason
+        self._study.report(number, self._curve(number)[:epochs])
+        if state == "complete":
+            self._study.tell(number)
+        elif state == "stopped":
+            self._study.tell_stopped(number)
+        else:
+            recorded = self._results.get(self._study.records[number].id)
+            self._study.tell_failed(number, (recorded and recorded.reason) or reason or "")
+
+    def _curve(self, number: int) -> list[EpochDict]:
+        """The recorded results of a trial's network."""
+        assert self._study is not None
+        recorded = self._results.get(self._study.records[number].id)
+        return [] if recorded is None else recorded.curve
+
+
+def _numbered(trials: dict[str, list[Any]]) -> list[tuple[int, list[Any]]]:
+    return sorted((int(number), told) for number, told in trials.items())
+
+
+def _told(record: TrialRecord | None) -> Any:
+    if record is None:
+        return None
+    epochs = None if record.state == "running" else record.epochs
+    return record.id, record.state, epochs, tuple(record.picks.items())

@@ -14,7 +14,7 @@ from gmsearch.errors import ArchitectureError
 from gmsearch.space import Choice, Picks, SearchSpace
 
 LARGEST_ENUMERATION = 50_000  # settings; a smaller space is used up by listing all of it
-NUM_TRIES = 200  # draws for one that may be trained, before one is taken into the budget
+NUM_TRIES = 8  # draws for one that may be trained, before one is taken into the budget
 # Axes whose options have an order in every space; whole numbers have one anyway.
 _ORDERED = ("blocks",)
 _OF_GATES = ("form", "blocks")  # axes that say nothing where there is no gate

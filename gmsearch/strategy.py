@@ -19,7 +19,7 @@ from gmsearch.surrogate import Chain, Encoding, Points, Surrogate
 NUM_SPREAD = 8  # designs with a first result, before the model chooses; they spread over the costs
 NUM_COMPLETE = 4  # trainings to the end, before any is stopped
 GROWTH = 1.125  # hyperparameters are fitted again when there are so many more results
-POOL = 3000  # designs that are drawn once
+POOL = 1500  # designs that are drawn once
 NUM_SCORED = 600  # of these, drawn for each proposal
 NUM_PARENTS = 20
 NUM_CHILDREN = 5  # of each parent, in each round

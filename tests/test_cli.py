@@ -71,7 +71,10 @@ def corrupt_folder(tmp_path: Path) -> str:
         ),
         (lambda t: ["--epochs", "20000"], "num_epochs is 20000; allowed: from 1 to"),
         (lambda t: ["--seed", "-1"], "--seed is -1"),
-        (lambda t: ["--sampler", "magic"], "sampler 'magic'; allowed: tpe, nsga2, random"),
+        (
+            lambda t: ["--sampler", "magic"],
+            "sampler 'magic'; allowed: gated, random, tpe, nsga2, gp, evolution",
+        ),
         (lambda t: ["--objectives", "top1,beauty"], "objective 'beauty'; allowed: top1, macs"),
         (lambda t: ["--objectives", "macs"], "allowed: top1 and then one or more of macs"),
         (lambda t: ["--max-hours", "-1"], "--max-hours is -1"),

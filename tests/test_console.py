@@ -45,11 +45,11 @@ def test_the_picture_is_there_where_it_fits_with_all_the_rest():
     records = trials(3)
     picture = scatter(experiment(), records)
     tall = screen(records, 80, 60)
-    assert has(tall, picture) and "3 of 20 trials" in tall[-1]
+    assert has(tall, picture) and "3 of 20 trainings" in tall[-1]
     needed = len(tall)
     assert has(screen(records, 80, needed + 1), picture)
     low = screen(records, 80, needed - 1)
-    assert not any("top1 in %" in line for line in low) and "3 of 20 trials" in low[-1]
+    assert not any("top1 in %" in line for line in low) and "3 of 20 trainings" in low[-1]
     assert not any("top1 in %" in line for line in screen(records, 50, 60))
 
 

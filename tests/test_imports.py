@@ -18,6 +18,7 @@ FLOORS = (
     {
         *{"references", "reading", "space", "space_file", "survey", "experiment", "run"},
         *{"recipe_file", "effects", "ranking"},
+        *{"designs", "gain", "surrogate", "strategy", "stopping"},
     },
     {
         *{"data", "data.records", "data.bands", "data.decoding", "data.sources", "data.named"},
@@ -36,11 +37,13 @@ FLOORS = (
         *{"jobs", "trainings", "sampler", "study", "console", "picture", "progress"},
         *{"notes", "scatter", "tensorboard", "trackers"},
         *{"worker", "tune", "nodes", "session", "launch", "spending", "rehearsal"},
+        *{"decisions", "simulator"},
     },
     {
         *{"search", "compare", "profile", "finalists", "predict", "history"},
         *{"certificate", "proxy", "plan"},
         *{"plots", "dashboard"},
+        *{"replay", "table"},
         *{"report", "report.account", "report.tables", "report.charts", "report.drawing"},
         *{"report.pictures", "report.page", "report.text", "report.writing"},
         *{"exporting", "exporting.subject", "exporting.pretrained", "exporting.source_code"},
@@ -49,7 +52,7 @@ FLOORS = (
     },
     {
         *{"cli", "cli.flags", "cli.searching", "cli.networks", "cli.packing", "cli.finals"},
-        *{"cli.exporting", "cli.watching", "cli.reporting", "cli.judging"},
+        *{"cli.exporting", "cli.watching", "cli.reporting", "cli.tables", "cli.judging"},
         *{"__main__", ""},
     },
 )
@@ -74,11 +77,11 @@ DOORS = {
         *{"exporting.subject", "exporting.pretrained"},
     },
     "ray": {"tune", "worker", "nodes", "launch", "trackers", "rehearsal"},
-    "optuna": {"sampler", "study"},
+    "optuna": {"sampler", "study", "replay"},
     "optuna_dashboard": {"dashboard"},
     "bottle": {"dashboard"},
     "plotly": {"plots", "report.charts", "report.page"},
-    "pandas": {"report.tables", "report.charts", "report.pictures", "report.page"},
+    "pandas": {"report.tables", "report.charts", "report.pictures", "report.page", "table"},
     "jinja2": {"report.page"},
     "pydantic": {"reading", "space_file", "experiment"},
     "yaml": {"reading", "experiment"},
@@ -89,7 +92,7 @@ DOORS = {
     "fvcore": {"fvcore_count"},
     "onnxruntime": {"onnx_export", "exporting.int8"},
     "safetensors": {"exporting.pretrained", "retraining"},
-    "scipy": {"compare", "finalists", "ranking"},
+    "scipy": {"compare", "finalists", "ranking", "surrogate", "gain"},
     "matplotlib": {"picture", "report.drawing", "report.pictures", "report.page"},
     "tensorboardX": {"tensorboard"},
     "PIL": {"data.decoding", "data.sources", "data.named", "data.streamed"},

@@ -39,6 +39,7 @@ OTHER = {
     "recipe": Recipe(num_epochs=8),
     "seed": 1,
     "sampler": "random",
+    "early_stop": "off",
     "trials": 32,
     "workers": 2,
     "gpus_per_trial": 0.5,
@@ -139,7 +140,7 @@ def test_a_bad_run_name_is_refused(name):
         ({"max_hours": 0}, "--max-hours is 0; input should be greater than 0"),
         ({"max_hours": float("nan")}, "--max-hours is nan; input should be greater than 0"),
         ({"gpus_per_trial": 0}, "--gpus-per-trial is 0; input should be greater than 0"),
-        ({"sampler": "grid"}, "sampler 'grid'; allowed: tpe, nsga2, random"),
+        ({"sampler": "grid"}, "sampler 'grid'; allowed: gated, random, tpe, nsga2, gp, evolution"),
         ({"objectives": ("macs", "top1")}, "objectives 'macs,top1'; allowed: top1 and then one or"),
         ({"objectives": ("top1",)}, "objectives 'top1'; allowed: top1 and then one or more of "),
         (

@@ -6,8 +6,9 @@ from pathlib import Path
 import optuna
 import pytest
 
+from gmsearch.designs import Known, network_designs
 from gmsearch.errors import ArchitectureError
-from gmsearch.sampler import BudgetSampler
+from gmsearch.sampler import BudgetSampler, GatedSampler
 from gmsearch.space import SearchSpace
 from gmsearch.space_file import read_space
 
@@ -21,7 +22,15 @@ def quiet():
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-def plain_study(sampler: BudgetSampler) -> optuna.Study:
+NAMES = ["random", "tpe", "nsga2", "evolution"]
+
+
+def sampler_of(name: str, space: SearchSpace, budget: int, seed: int) -> BudgetSampler:
+    designs = network_designs(space, budget, {"macs": budget})
+    return BudgetSampler(name, designs, num_epochs=1, seed=seed)
+
+
+def plain_study(sampler: optuna.samplers.BaseSampler) -> optuna.Study:
     return optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
 
 
@@ -47,16 +56,16 @@ def feasible_ids(space: SearchSpace, budget: int) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("name", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_network_within_the_budget_is_proposed_once_until_none_is_left(name):
     space = read_space(SPACES / "tiny.yaml")
     budget = 8_400_000
     expected = feasible_ids(space, budget)
     assert 20 < len(expected) < 120
-    sampler = BudgetSampler(name, space, budget, seed=0)
+    sampler = sampler_of(name, space, budget, seed=0)
     study = plain_study(sampler)
     proposed = []
-    while sampler.fresh(study) is not None:
+    while sampler.preview(study) is not None:
         trial, architecture = propose(study, sampler, space)
         proposed.append(architecture.id)
         macs = space.cost(architecture).macs
@@ -67,11 +76,11 @@ def test_every_network_within_the_budget_is_proposed_once_until_none_is_left(nam
         study.ask(sampler.distributions())
 
 
-@pytest.mark.parametrize("name", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize("name", NAMES)
 def test_proposals_from_a_huge_space_fit_the_budget_while_others_run(name):
     space = read_space(SPACES / "gated.yaml")
     budget = 120_000_000  # few random draws fit
-    sampler = BudgetSampler(name, space, budget, seed=0)
+    sampler = sampler_of(name, space, budget, seed=0)
     study = plain_study(sampler)
     baseline = study.ask()  # a trial without choices, as the baselines are
     baseline.set_user_attr("id", "baseline")
@@ -91,7 +100,7 @@ def test_proposals_from_a_huge_space_fit_the_budget_while_others_run(name):
 def test_tpe_learns_what_is_good():
     """Where the width of the last stage alone is rewarded, later proposals are wider."""
     space = read_space(SPACES / "gated.yaml")
-    sampler = BudgetSampler("tpe", space, 10**9, seed=1)
+    sampler = sampler_of("tpe", space, 10**9, seed=1)
     study = plain_study(sampler)
     widths = []
     for _ in range(60):
@@ -101,18 +110,18 @@ def test_tpe_learns_what_is_good():
     assert sum(widths[40:]) / 20 > sum(widths[:20]) / 20 + 40
 
 
-@pytest.mark.parametrize("name", ["random", "tpe", "nsga2"])
+@pytest.mark.parametrize("name", NAMES)
 def test_proposals_depend_on_the_seed_and_the_study_alone(name):
     """A sampler made anew for each proposal, as after a restart, proposes the same."""
     space = read_space(SPACES / "gated.yaml")
 
     def proposals(anew: bool):
-        sampler = BudgetSampler(name, space, 300_000_000, seed=5)
+        sampler = sampler_of(name, space, 300_000_000, seed=5)
         study = plain_study(sampler)
         ids = []
         for _ in range(25):
             if anew:
-                study.sampler = sampler = BudgetSampler(name, space, 300_000_000, seed=5)
+                study.sampler = sampler = sampler_of(name, space, 300_000_000, seed=5)
             trial, architecture = propose(study, sampler, space)
             ids.append(architecture.id)
             study.tell(trial, [architecture.stages[0].depth, space.cost(architecture).macs])
@@ -124,9 +133,81 @@ def test_proposals_depend_on_the_seed_and_the_study_alone(name):
 def test_a_budget_just_above_the_smallest_network_still_gets_proposals():
     space = read_space(SPACES / "gated.yaml")
     budget = space.cost(space.cheapest.architecture).macs + 1_000_000
-    sampler = BudgetSampler("tpe", space, budget, seed=0)
+    sampler = sampler_of("tpe", space, budget, seed=0)
     study = plain_study(sampler)
     for _ in range(5):
         trial, architecture = propose(study, sampler, space)
         assert space.cost(architecture).macs <= budget
         study.tell(trial, [1.0, 1.0])
+
+
+def test_gp_proposes_within_the_budget_and_never_twice():
+    space = read_space(SPACES / "tiny.yaml")
+    sampler = sampler_of("gp", space, 8_400_000, seed=0)
+    study = plain_study(sampler)
+    ids = []
+    for _ in range(14):  # ten of them before the model
+        trial, architecture = propose(study, sampler, space)
+        macs = space.cost(architecture).macs
+        assert macs <= 8_400_000
+        ids.append(architecture.id)
+        study.tell(trial, [macs / 1e6 % 7, macs])
+    assert len(set(ids)) == len(ids)
+
+
+def test_gated_finds_the_front_of_a_plain_study():
+    """Ten choices, of which two matter; the true front is known, and random search is far off."""
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        f"c{i}": optuna.distributions.CategoricalDistribution(["a", "b", "c"]) for i in range(6)
+    }
+    space |= {f"n{i}": optuna.distributions.IntDistribution(1, 4) for i in range(4)}
+
+    def cost(params) -> int:
+        return sum(params[f"n{i}"] for i in range(4))  # 4 to 16
+
+    def describe(params) -> Known | None:
+        if cost(params) > 14:
+            return None
+        return Known("-".join(map(str, params.values())), (cost(params) / 14,), (cost(params),))
+
+    def objective(trial: optuna.Trial) -> tuple[float, float]:
+        categorical = {
+            f"c{i}": trial.suggest_categorical(f"c{i}", ["a", "b", "c"]) for i in range(6)
+        }
+        whole = {f"n{i}": trial.suggest_int(f"n{i}", 1, 4) for i in range(4)}
+        params = categorical | whole
+        good = 10 * (params["c0"] == "b") + 6 * (params["c3"] == "c")
+        return 30 + good + 3 * params["n1"], cost(params)
+
+    study = plain_study(GatedSampler(space, describe, seed=0))
+    study.optimize(objective, n_trials=45)
+    seen = ["-".join(map(str, trial.params.values())) for trial in study.trials]
+    assert len(set(seen)) == len(seen)
+    assert max(trial.values[1] for trial in study.trials) <= 14
+    best = {}
+    for trial in study.trials:
+        top1, spent = trial.values
+        best[spent] = max(top1, best.get(spent, 0))
+    for spent, n1 in ((4, 1), (5, 2), (6, 3), (7, 4)):  # the true front
+        assert max(top1 for s, top1 in best.items() if s <= spent) == 30 + 16 + 3 * n1
+
+
+def test_gated_wants_a_study_that_maximises_first():
+    space = {"a": optuna.distributions.IntDistribution(1, 3)}
+    sampler = GatedSampler(space, lambda params: Known(str(params["a"]), (0.5,), (1.0,)))
+    study = optuna.create_study(sampler=sampler, directions=["minimize", "minimize"])
+    with pytest.raises(ValueError, match="first direction"):
+        study.ask(sampler.distributions())
+    floats = {"a": optuna.distributions.FloatDistribution(0, 1)}
+    with pytest.raises(ValueError, match="neither categorical nor an integer"):
+        GatedSampler(floats, lambda params: None)
+
+
+def test_gated_says_when_nothing_is_left():
+    space = {"a": optuna.distributions.IntDistribution(1, 3)}
+    sampler = GatedSampler(space, lambda params: Known(str(params["a"]), (0.5,), (1.0,)))
+    study = plain_study(sampler)
+    study.optimize(lambda trial: (trial.suggest_int("a", 1, 3), 0.5), n_trials=3)
+    assert {trial.params["a"] for trial in study.trials} == {1, 2, 3}
+    with pytest.raises(RuntimeError, match="is left"):
+        study.ask(sampler.distributions())

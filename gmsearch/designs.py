@@ -75,11 +75,12 @@ class Designs:
 
     def draw(self, rng: np.random.Generator) -> Design | None:
         """A design drawn uniformly from those that may be trained; None where none was found."""
-        for _ in range(NUM_TRIES):
-            found = self.design(self.any_picks(rng))
-            if found is not None:
-                return found
-        return self.completed(self.any_picks(rng), rng)
+        for find in (self.design, lambda picks: self.completed(picks, rng)):
+            for _ in range(NUM_TRIES):
+                found = find(self.any_picks(rng))
+                if found is not None:
+                    return found
+        return None
 
     def completed(self, picks: Picks, rng: np.random.Generator) -> Design | None:
         """Picks as a design, taken into what is allowed where that is needed and possible."""

@@ -41,7 +41,7 @@ _STATES = {
 
 
 # Attributes of a trial that ended, which the one that goes on with it does not have.
-_OF_AN_ENDING = ("curve", "epochs", "seconds", "top1", "reason")
+_OF_AN_ENDING = ("epochs", "seconds", "top1", "reason")
 
 STORAGE_ERRORS = (OptunaError, SQLAlchemyError)  # what a broken or locked study.db ends in
 # Of another version, of a database without a driver, or no storage at all.
@@ -497,6 +497,9 @@ def _record_of(
     """A stored trial; None for one that another program wrote, or that was cut off."""
     notes = frozen.user_attrs
     try:
+        curve = notes.get("curve", [])
+        if not curve or frozen.state == TrialState.RUNNING:  # the folder may have more of it
+            curve = max(curve, read_curve(folder.trial_folder(notes["id"])), key=len)
         record = TrialRecord(
             number=frozen.number,
             id=notes["id"],
@@ -508,7 +511,7 @@ def _record_of(
             activations=notes["activations"],
             baseline=notes["baseline"],
             picks=dict(frozen.params),
-            curve=notes.get("curve") or read_curve(folder.trial_folder(notes["id"])),
+            curve=curve,
             reason=notes.get("reason"),
         )
     except (KeyError, TypeError, ArchitectureError):

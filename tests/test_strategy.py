@@ -1,0 +1,336 @@
+"""How a search spends its epochs: proposals, early stops, continuations, and their replay.
+
+Accuracies are made up, by a function of the network; the study, its storage and its log are real.
+"""
+
+import hashlib
+import json
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from optuna.storages import InMemoryStorage
+
+from gmsearch.decisions import DecisionLog, read_decisions
+from gmsearch.designs import Design, network_designs
+from gmsearch.errors import SettingsError
+from gmsearch.experiment import Experiment, make_settings
+from gmsearch.pareto import hypervolume
+from gmsearch.recipe import Recipe
+from gmsearch.record import TrialRecord
+from gmsearch.replay import replay
+from gmsearch.run import RunData, RunFolder, write_settings
+from gmsearch.simulator import Simulation, simulate
+from gmsearch.space_file import read_space, read_space_data
+from gmsearch.stopping import ByGain, Halving, rungs_of
+from gmsearch.strategy import Strategy
+from gmsearch.study import SearchStudy
+
+GATED = Path(__file__).parents[1] / "search_spaces" / "gated.yaml"
+SPACE = read_space(GATED)
+BUDGET = 200_000_000
+NUM_EPOCHS = 9
+
+
+def quality(network) -> float:
+    """Larger is better, gates with relu6 are better, and no network is quite as it should be."""
+    gates = sum(2.0 * (s.activation == "relu6") + 1.5 * (s.form == "self") for s in network.stages)
+    digest = hashlib.sha256(network.id.encode()).digest()
+    macs = SPACE.cost(network).macs
+    return 30 + 12 * math.log10(macs / 1e7) + gates + digest[0] / 256
+
+
+def curve_of(network) -> list[dict]:
+    tops = [quality(network) * (1 - 0.6 * 0.7**epoch) for epoch in range(1, NUM_EPOCHS)]
+    tops.append(quality(network))
+    seconds = SPACE.cost(network).macs / 1e8
+    return [
+        {"epoch": i + 1, "top1": t, "loss": 1.0, "train_loss": 1.0, "seconds": seconds}
+        for i, t in enumerate(tops)
+    ]
+
+
+def designs():
+    return network_designs(SPACE, BUDGET, {"macs": BUDGET})
+
+
+def tops_of(design: Design) -> list[float]:
+    return [epoch["top1"] for epoch in curve_of(SPACE.decode(design.picks))]
+
+
+@pytest.fixture(scope="module")
+def learned() -> Strategy:
+    """A strategy that has seen thirty networks to their end."""
+    strategy = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
+    for _ in range(30):
+        design = strategy.propose().design
+        strategy.observe(design, tops_of(design), "complete")
+    return strategy
+
+
+def test_the_first_designs_spread_over_the_costs():
+    strategy = Strategy(designs(), (1,), seed=3)
+    costs = []
+    for _ in range(8):
+        design = strategy.propose().design
+        costs.append(math.log(design.known.costs[0]))
+        strategy.observe(design, [], "running")
+    drawn = [math.log(d.known.costs[0]) for d in strategy._pool]
+    span = max(drawn) - min(drawn)
+    assert max(b - a for a, b in pairwise(sorted(costs))) < 0.35 * span
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_finds_more_than_random_search(seed):
+    strategy = Strategy(designs(), (1,), seed)
+    rng = np.random.default_rng(seed)
+    ours, random = [], []
+    for _ in range(30):
+        design = strategy.propose().design
+        strategy.observe(design, tops_of(design)[-1:], "complete")
+        ours.append(design)
+        random.append(strategy._designs.draw(rng))
+    assert len({design.known.id for design in ours}) == 30
+    assert max(design.known.costs[0] for design in ours) <= 1
+    held = [
+        hypervolume([(tops_of(d)[-1], d.known.costs[0]) for d in found], 1.0)
+        for found in (ours, random)
+    ]
+    assert held[0] > held[1] + 2
+
+
+def test_workers_that_run_at_once_get_different_designs(learned):
+    strategy = Strategy(designs(), (NUM_EPOCHS,), seed=0)
+    strategy.known = dict(learned.known)
+    strategy.known = {i: s for i, s in strategy.known.items()}
+    for seen in learned.known.values():
+        strategy.observe(seen.design, [0.0] * (NUM_EPOCHS - 1) + [seen.tops[-1]], "complete")
+    chosen = []
+    for _ in range(4):
+        worth = strategy.propose()
+        chosen.append(worth.design.row)
+        strategy.observe(worth.design, [], "running")
+    differences = [sum(a != b for a, b in zip(x, y, strict=True)) for x, y in pairwise(chosen)]
+    assert min(differences) >= 1
+
+
+def test_what_runs_already_is_worth_less_to_do_again(learned):
+    """A copy of a running design with other hands: its like gains less than before it ran."""
+    before = learned.propose()
+    others = [s for s in learned.known.values()]
+    strategy = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
+    for seen in others:
+        strategy.observe(seen.design, tops_of(seen.design), "complete")
+    strategy.observe(before.design, [], "running")
+    again = strategy._outlook().worths([learned_observation(before.design)])[0]
+    assert again.gain < before.gain
+
+
+def learned_observation(design: Design):
+    from gmsearch.strategy import Observation
+
+    return Observation(design)
+
+
+def record(strategy: Strategy, design: Design, tops: list[float]) -> TrialRecord:
+    strategy.observe(design, tops, "running")
+    network = SPACE.decode(design.picks)
+    cost = SPACE.cost(network)
+    return TrialRecord(
+        number=99,
+        id=network.id,
+        state="running",
+        network=network,
+        macs=cost.macs,
+        params=cost.params,
+        activations=cost.activations,
+        picks=design.picks,
+        curve=[{"top1": top1, "seconds": 1.0} for top1 in tops],
+    )
+
+
+def test_a_training_goes_on_by_what_it_promises_and_not_by_its_size(learned):
+    """At one third of the way: what is far better than the front goes on and what is far below is
+    stopped, large or small.
+    """
+    front = sorted(learned.known.values(), key=lambda seen: seen.design.known.costs[0])
+    verdicts = {}
+    for name, seen in (("small", front[2]), ("large", front[-2])):
+        for promise in (0.7, 1.3):
+            neighbour = None
+            rng = np.random.default_rng(0)
+            while neighbour is None or neighbour.known.id in learned.known:
+                neighbour = learned._designs.mutate(seen.design, rng, most=1)
+            tops = [promise * top1 for top1 in tops_of(seen.design)[:3]]
+            told = record(learned, neighbour, tops)
+            verdict = ByGain(learned).verdict(told, [], left=90)
+            verdicts[name, promise] = verdict.goes_on
+            assert "expected for each epoch left" in verdict.why
+            del learned.known[neighbour.known.id]
+            learned.__dict__.pop("_proposal", None)
+    assert verdicts == {
+        ("small", 0.7): False,
+        ("small", 1.3): True,
+        ("large", 0.7): False,
+        ("large", 1.3): True,
+    }
+
+
+@pytest.mark.parametrize(
+    "epochs, rungs", [(1, (1,)), (2, (2,)), (3, (1, 3)), (6, (2, 6)), (30, (3, 10, 30))]
+)
+def test_rungs(epochs, rungs):
+    assert rungs_of(epochs) == rungs
+
+
+def test_halving_ranks_by_fronts():
+    """Brute force: layers of fronts peeled off one by one."""
+    rng = np.random.default_rng(0)
+    network = SPACE.cheapest.architecture
+    records = [
+        TrialRecord(
+            number=n,
+            id=str(n),
+            state="running",
+            network=network,
+            macs=int(rng.integers(1, 9)),
+            params=1,
+            activations=1,
+            curve=[{"top1": float(rng.integers(1, 9)), "seconds": 1.0}],
+        )
+        for n in range(20)
+    ]
+    layer, left, ranks = 0, list(records), {}
+    while left:
+        free = [
+            r
+            for r in left
+            if not any(
+                (o.top1 >= r.top1 and o.macs <= r.macs) and (o.top1, o.macs) != (r.top1, r.macs)
+                for o in left
+            )
+        ]
+        ranks |= {r.number: layer for r in free}
+        left = [r for r in left if r not in free]
+        layer += 1
+    rule = Halving(("top1", "macs"))
+    for r in records:
+        better = sum(ranks[o.number] < ranks[r.number] for o in records)
+        assert rule.verdict(r, records, left=0).goes_on == (better < 20 / 3)
+
+
+def settings(**said) -> Experiment:
+    base = {"name": "r", "space": read_space_data(GATED), "budget": BUDGET, "trials": 11}
+    return make_settings(Experiment, {**base, "recipe": Recipe(num_epochs=NUM_EPOCHS), **said})
+
+
+def run(study: SearchStudy, workers: int = 3, stop_after=lambda done: False) -> Simulation:
+    return simulate(
+        study, lambda job: curve_of(job.network), workers=workers, stop_after=stop_after
+    )
+
+
+@pytest.mark.parametrize("stops", ["gated", "asha", "off"])
+def test_a_search_spends_what_it_was_given_and_no_more(stops, tmp_path):
+    study = SearchStudy(
+        RunFolder(tmp_path), settings(early_stop=stops), SPACE, storage=InMemoryStorage()
+    )
+    done = run(study)
+    spent = sum(record.epochs for record in study.records.values())
+    assert done.epochs == spent <= 11 * NUM_EPOCHS
+    assert spent > 10 * NUM_EPOCHS  # what is left is less than any training needs
+    assert study.is_finished
+    ids = [record.id for record in study.records.values()]
+    assert len(set(ids)) == len(ids)
+    states = {record.state for record in study.records.values()}
+    assert states == ({"complete"} if stops == "off" else {"complete", "stopped"})
+    assert len(ids) == 11 if stops == "off" else len(ids) > 11
+
+
+def test_stopped_trials_are_pruned_with_curve_and_reason_and_may_be_taken_up(tmp_path):
+    storage = InMemoryStorage()
+    study = SearchStudy(RunFolder(tmp_path), settings(trials=18), SPACE, storage=storage)
+    run(study)
+    (frozen,) = storage.get_all_studies()
+    trials = storage.get_all_trials(frozen._study_id)
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
+    assert pruned
+    for trial in pruned:
+        curve = trial.user_attrs["curve"]
+        assert len(curve) in rungs_of(NUM_EPOCHS)[:-1]
+        assert trial.user_attrs["top1"] == curve[-1]["top1"]
+        assert "for each epoch left" in trial.user_attrs["reason"]
+    continued = [trial for trial in trials if "continues" in trial.user_attrs]
+    for trial in continued:
+        before = trials[trial.user_attrs["continues"]]
+        assert before.state.name == "PRUNED" and before.params == trial.params
+        assert before.number not in study.records
+        if trial.state.name == "COMPLETE":
+            assert len(trial.user_attrs["curve"]) == NUM_EPOCHS
+
+
+def test_a_continuation_that_a_kill_cut_short_goes_on(tmp_path, monkeypatch):
+    """The kill comes between the two steps of taking a training up again."""
+    storage = InMemoryStorage()
+    folder = RunFolder(tmp_path)
+    study = SearchStudy(folder, settings(early_stop="asha"), SPACE, storage=storage)
+    run(study, stop_after=lambda d: any(r.state == "stopped" for r in study.records.values()))
+    stopped = next(r for r in study.records.values() if r.state == "stopped")
+
+    class Killed(Exception):
+        pass
+
+    def kill(self):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SearchStudy, "_begin_what_waits", kill)
+        with pytest.raises(Killed):
+            study._take_up(stopped)
+    again = SearchStudy(folder, settings(early_stop="asha"), SPACE, storage=storage)
+    taken = [r for r in again.records.values() if r.id == stopped.id]
+    assert [r.state for r in taken] == ["running"]
+    assert taken[0].number in {again.ask().number for _ in range(len(again._unfinished))}
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """A run whose driver was killed twice, with trainings under way."""
+    folder = RunFolder(tmp_path_factory.mktemp("runs") / "r")
+    for trials, endings in ((8, 6), (8, 3), (11, 99)):
+        experiment = settings(trials=trials)
+        write_settings(folder, experiment, RunData(90, 500, ("a", "b")))
+        log = DecisionLog(folder.decisions_file)
+        study = SearchStudy(folder, experiment, SPACE, log=log)
+        run(study, stop_after=lambda done, most=endings: len(done.endings) >= most)
+        study._study._storage.remove_session()
+    return folder
+
+
+def test_a_run_is_replayed_from_its_log(logged):
+    found = replay(logged.path)
+    assert found.differences == ()
+    assert found.num_decisions > 15
+
+
+def test_a_replay_sees_another_decision(logged):
+    """Last: it spoils the log."""
+    events = read_decisions(logged.decisions_file)
+    asked = [event for event in events if event["event"] == "ask" and event["what"] == "new"]
+    asked[-1]["id"] = "0123456789"
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    logged.decisions_file.write_text(lines)
+    assert any("instead of 0123456789" in line for line in replay(logged.path).differences)
+
+
+def test_a_log_survives_a_line_that_was_cut_off(tmp_path):
+    log = DecisionLog(tmp_path / "log")
+    log({"event": "session", "wanted": 3, "gain": math.inf})
+    with (tmp_path / "log").open("a") as file:
+        file.write('{"event": "ask", "numb')
+    log({"event": "ask", "number": 1})
+    assert [event["event"] for event in read_decisions(tmp_path / "log")] == ["session", "ask"]
+    with pytest.raises(SettingsError, match="no such log"):
+        read_decisions(tmp_path / "none")

@@ -23,11 +23,12 @@ import optuna_dashboard
 from bottle import Bottle, HTTPResponse
 
 from gmsearch.errors import SettingsError
+from gmsearch.experiment import without_password
 from gmsearch.history import History, HistoryReader
 from gmsearch.notes import BEGINNING, FOREIGN, run_note, trial_note
 from gmsearch.plots import front_figure, hypervolume_figure
 from gmsearch.record import TrialRecord
-from gmsearch.study import READ_ERRORS, first_line, open_storage
+from gmsearch.storage import READ_ERRORS, first_line, open_storage
 
 HOST = "127.0.0.1"  # a dashboard has no login
 NAMES = (HOST, "localhost", "[::1]")  # that a browser on this machine has for it
@@ -98,7 +99,8 @@ def _checked(storage: str) -> Any:
     except READ_ERRORS as error:
         raise SettingsError(f"--storage: cannot be read: {first_line(error)}") from None
     if not studies:
-        raise SettingsError(f"--storage {storage}: no study in it; give another")
+        said = without_password(storage)
+        raise SettingsError(f"--storage {said}: no study in it; give another")
     return store
 
 

@@ -47,6 +47,8 @@ class Designs:
     options: Mapping[str, Sequence[Any]]
     describe: Callable[[Picks], Known | None]
     ordered: frozenset[str] = frozenset()  # choices whose options are in order
+    # All options that there ever were, where some are not to be taken any more.
+    declared: Mapping[str, Sequence[Any]] | None = None
     # Takes picks of a design that costs too much into what is allowed; None where they are none.
     reduce: Callable[[Picks, np.random.Generator], Picks | None] | None = None
 
@@ -101,7 +103,12 @@ class Designs:
             others = [option for option in self.options[name] if option != picks[name]]
             if others:
                 picks[name] = others[int(rng.integers(len(others)))]
+        picks = {**self.any_picks(rng), **self.still_allowed(picks)} if self.declared else picks
         return self.design(picks)
+
+    def still_allowed(self, picks: Picks) -> Picks:
+        """Those of some picks that are options now."""
+        return {name: option for name, option in picks.items() if option in self.options[name]}
 
     def listed(self) -> Iterator[Design]:
         """All of them, in order; none where there are too many settings to list."""
@@ -151,6 +158,7 @@ def network_designs(
         {choice.name: choice.options for choice in space.choices},
         describe,
         frozenset(choice.name for choice in space.choices if _is_ordered(choice)),
+        {choice.name: choice.options for choice in space.before} or None,
         reduce,
     )
 

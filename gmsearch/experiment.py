@@ -1,5 +1,6 @@
 """The resolved settings of a run, a search or a comparison: enough to run it again."""
 
+import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from gmsearch.architecture import STRIDE
 from gmsearch.errors import SettingsError
@@ -33,7 +34,18 @@ EFFORT = (
     "device_hours",
     "address",
     "cache",
+    "storage",
+    "narrowed",
+    "checkpoints",
+    "patience",
 ) + TRACKERS
+JOURNAL = "journal://"  # before the path of a journal file of Optuna's
+
+
+def without_password(text: str) -> str:
+    """A URL, or a word of a command line that has one, as it may be written down."""
+    text = re.sub(r"(://[^:/@?]*):.*@", r"\1@", text)
+    return re.sub(r"([?&])password=[^&]*&?", r"\1", text).rstrip("?&")
 
 
 class Settings(BaseModel, ABC):
@@ -59,6 +71,8 @@ class Settings(BaseModel, ABC):
     max_hours: float | None = Field(None, gt=0)
     device_hours: float | None = Field(None, gt=0)  # of all sessions, see `spending`
     address: str | None = None  # of a Ray cluster; None: this machine
+    checkpoints: str | None = None  # a place that all nodes see; None: the run folder
+    patience: float = Field(10.0, gt=0)  # minutes without a sign, before a worker may be hung
     tensorboard: bool = False  # files for TensorBoard are written too
     wandb: str | None = None  # a project of Weights & Biases
     mlflow: str | None = None  # a tracking URI of MLflow
@@ -85,8 +99,18 @@ class Settings(BaseModel, ABC):
         part = "" if share == 1 else f"{100 * share:.3g} % of "
         return f"{epochs} {unit} on {part}{Path(self.data).name} at {self.resolution} px"
 
+    @field_serializer("storage", "mlflow", "checkpoints", check_fields=False)
+    def _without_password(self, url: str | None) -> str | None:
+        return None if url is None else without_password(url)
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of all but the effort: what two trainings must have alike."""
+        what = {name: v for name, v in self.model_dump(mode="json").items() if name not in EFFORT}
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
     def differences(self, other: "Settings") -> list[str]:
         """What the two train differently, such as `recipe.num_epochs is 6 there and 8 here`."""
@@ -103,6 +127,8 @@ class Experiment(Settings):
     objectives: tuple[str, ...] = ("top1", "macs")
     sampler: str = "gated"
     early_stop: str = "gated"
+    storage: str | None = None  # a URL of the study; None: in the run folder
+    narrowed: dict[str, Any] | None = None  # a space file; what of the space is still searched
     trials: int = Field(default=20, ge=1, le=1_000_000, strict=True)
 
     def model_post_init(self, context: Any) -> None:
@@ -134,6 +160,16 @@ class Experiment(Settings):
     def search_space(self, path: Path) -> SearchSpace:
         """The space; `path` is named in the message where it is not a space."""
         return parse_space(Document(path, self.space, {}, SettingsError))
+
+    def space_left(self, path: Path) -> SearchSpace:
+        """What of the space is still searched: all of it, unless a session narrowed it."""
+        space = self.search_space(path)
+        if self.narrowed is None:
+            return space
+        part = space.narrowed_to(parse_space(Document(path, self.narrowed, {}, SettingsError)))
+        if part is None:
+            raise SettingsError(f"{path}: narrowed: not a part of the space")
+        return part
 
 
 class Comparison(Settings):

@@ -1,7 +1,7 @@
 """Data on a cluster: before the first trial every node sees what the head sees, or gets a copy."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from gmsearch.errors import DataError
 PIECE = 2**26  # bytes of a file that travel at once
 
 
-def share_data(dataset: AnyDataset, say: Callable[[str], None]) -> None:
-    """Checks the data on every node but this one, and copies a pack to those that do not have it.
+def share_data(dataset: AnyDataset, say: Callable[[str], None], known: Container[str] = ()) -> None:
+    """Checks the data on every node but this one and the `known`, and copies a pack to those that
+    do not have it.
 
     A pack counts where its arrays have its checksums, at its own path or in the node's cache.
     Raises DataError that names the node.
@@ -27,7 +28,9 @@ def share_data(dataset: AnyDataset, say: Callable[[str], None]) -> None:
     others = {
         node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
         for node in ray.nodes()
-        if node["Alive"] and node["NodeID"] != ray.get_runtime_context().get_node_id()
+        if node["Alive"]
+        and node["NodeID"] != ray.get_runtime_context().get_node_id()
+        and node["NodeID"] not in known
     }
     if isinstance(dataset, PackedDataset):
         pack = dataset.pack

@@ -18,7 +18,6 @@ A comparison has trials/ID-seedS/ and comparison.json instead of study.db and th
 import contextlib
 import csv
 import datetime
-import fcntl
 import glob
 import io
 import json
@@ -33,10 +32,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from gmsearch import lock
 from gmsearch.errors import SettingsError
-from gmsearch.experiment import Settings, read_settings
+from gmsearch.experiment import Settings, read_settings, without_password
 from gmsearch.files import write_atomically
-from gmsearch.record import TrialRecord
+from gmsearch.network import Network, network_to_json
+from gmsearch.record import EpochDict, TrialRecord
 
 PACKAGES = ("gmsearch", "torch", "torchvision", "timm", "ray", "optuna", "numpy", "pandas")
 
@@ -168,18 +169,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Holds the run, and makes its folder, against a second driver; a kill frees it too."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                lock.seek(0)
-                raise SettingsError(
-                    f"{self.path}: another gmsearch (process {lock.read().strip()}) works on this "
-                    "run; wait for it or stop it"
-                ) from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
+        with lock.locked(self.path / ".lock", self.path):
             yield
 
     def write_trials(
@@ -239,6 +229,16 @@ def read_curve(trial_folder: Path) -> list[dict[str, Any]]:
         ) from None
 
 
+def write_trial(trial_folder: Path, network: Network, curve: list[EpochDict]) -> None:
+    """Writes what a training elsewhere would have written here, but for its checkpoint."""
+    trial_folder.mkdir(parents=True, exist_ok=True)
+    file = trial_folder / "architecture.json"
+    if not file.is_file():
+        write_atomically(file, network_to_json(network))
+    lines = "".join(json.dumps(epoch) + "\n" for epoch in curve)
+    write_atomically(trial_folder / "metrics.jsonl", lines)
+
+
 def check_run(folder: RunFolder, settings: Settings) -> bool:
     """Whether the run is there already, to go on with. Nothing is written.
 
@@ -280,7 +280,7 @@ def write_settings(folder: RunFolder, settings: Settings, data: RunData) -> None
 
 def _environment() -> dict[str, Any]:
     return {
-        "command": sys.argv,
+        "command": list(map(without_password, sys.argv)),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),

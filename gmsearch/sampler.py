@@ -142,8 +142,11 @@ def _options(name: str, distribution: BaseDistribution) -> Sequence[Any]:
 
 
 def _categorical(designs: Designs) -> dict[str, BaseDistribution]:
-    """One categorical parameter for each choice."""
-    return {name: CategoricalDistribution(options) for name, options in designs.options.items()}
+    """One categorical parameter for each choice, with all options that it ever had: Optuna takes
+    no parameter that changes.
+    """
+    declared = designs.declared or designs.options
+    return {name: CategoricalDistribution(options) for name, options in declared.items()}
 
 
 class EvolutionSampler(BaseSampler):
@@ -244,7 +247,8 @@ class BudgetSampler(BaseSampler):
             if not proposal:  # as at the start, before there is anything to learn from
                 break
             # NSGA-II leaves out what it mutates.
-            design = self._designs.completed({**self._designs.any_picks(rng), **proposal}, rng)
+            picks = {**self._designs.any_picks(rng), **self._designs.still_allowed(proposal)}
+            design = self._designs.completed(picks, rng)
             if design is not None and design.known.id not in seen:
                 return design.picks
         found = self.fresh(study)

@@ -2,17 +2,20 @@
 answer.
 """
 
+from collections.abc import Iterator
+
 from gmsearch.console import answer
 from gmsearch.decisions import DecisionLog
 from gmsearch.errors import SettingsError
-from gmsearch.experiment import Experiment
+from gmsearch.experiment import Experiment, read_settings
 from gmsearch.jobs import Writer
 from gmsearch.picture import draw_front
 from gmsearch.record import TrialRecord, front_of
 from gmsearch.run import RunFolder
 from gmsearch.session import Account, Ending, Session, open_session
 from gmsearch.space import SearchSpace, format_size
-from gmsearch.study import STORAGE_ERRORS, SearchStudy, first_line
+from gmsearch.storage import STORAGE_ERRORS, first_line, place_of
+from gmsearch.study import SearchStudy
 
 
 def run_search(experiment: Experiment, folder: RunFolder) -> Ending:
@@ -21,14 +24,53 @@ def run_search(experiment: Experiment, folder: RunFolder) -> Ending:
     Raises UserError, with no run folder left behind where nothing was trained yet, and
     TrainingError where every trial fails.
     """
-    space = experiment.search_space(folder.experiment_file)
+    experiment = as_begun(experiment, folder)
+    space = experiment.space_left(folder.experiment_file)
     space.check_budget(experiment.budget)
     with open_session(experiment, folder) as session:
         try:
             return _search(session, space)
         except STORAGE_ERRORS as error:
-            cause = first_line(error)
-            raise SettingsError(f"{folder.study_file}: cannot be used: {cause}") from None
+            place = place_of(folder, experiment.storage)
+            raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None
+
+
+def as_begun(experiment: Experiment, folder: RunFolder) -> Experiment:
+    """The settings with the space of the run that is there already, where the one that is asked for
+    is a part of it, and with its places where none are asked for. What is no part of it is left
+    alone, for the run to refuse.
+    """
+    if not folder.experiment_file.exists():
+        return experiment
+    before = read_settings(folder.experiment_file)
+    if not isinstance(before, Experiment):
+        return experiment
+    for name in ("storage", "checkpoints"):
+        if getattr(experiment, name) is None:
+            experiment = experiment.model_copy(update={name: getattr(before, name)})
+    if before.space == experiment.space:
+        return experiment
+    whole = before.search_space(folder.experiment_file)
+    if whole.narrowed_to(experiment.search_space(folder.experiment_file)) is None:
+        return experiment
+    return experiment.model_copy(update={"space": before.space, "narrowed": experiment.space})
+
+
+def _narrowing_in_words(space: SearchSpace, study: SearchStudy) -> Iterator[str]:
+    """What a narrowed space has lost, and what of the study lies outside it."""
+    gone = space.went_away()
+    if not gone:
+        return
+    options = "; ".join(f"{name} {', '.join(map(str, lost))}" for name, lost in gone.items())
+    outside = sum(
+        any(record.picks.get(name) in lost for name, lost in gone.items())
+        for record in study.records.values()
+    )
+    yield f"narrowed space, these options went away: {options}"
+    yield (
+        f"{outside} of {len(study.records)} trials so far lie outside it; they stay in the study "
+        "and count"
+    )
 
 
 def _search(session: Session[Experiment], space: SearchSpace) -> Ending:
@@ -43,6 +85,8 @@ def _search(session: Session[Experiment], space: SearchSpace) -> Ending:
         f"{format_size(experiment.budget)} MACs, {experiment.fidelity_in_words()} each",
         soft_wrap=True,
     )
+    for line in _narrowing_in_words(space, study):
+        console.print(line, soft_wrap=True)
     if study.records:
         ended = study.num_finished
         console.print(f"going on with {session.folder.path}: {ended} trainings have ended")

@@ -96,7 +96,14 @@ class Session(Generic[Run]):
                 listeners = [stack.enter_context(Display(self.console, self.settings)), listener]
                 listeners += [stack.enter_context(board) for board in self._boards()]
                 first_trial = tune.run_trials(
-                    self.settings, resources, self.folder, jobs, self.dataset, listeners, meter
+                    self.settings,
+                    resources,
+                    self.folder,
+                    jobs,
+                    self.dataset,
+                    listeners,
+                    meter,
+                    self.say,
                 )
         wall = time.time() - self.began
         trained = sum(record.seconds for record in jobs.records.values()) - trained_before

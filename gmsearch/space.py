@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cached_property, lru_cache
 from itertools import product
@@ -72,6 +72,7 @@ class SearchSpace:
 
     `fixed` has the values that are not chosen: one for a network axis, one for each stage for a
     stage axis. In a space of points the one choice is `point`, and `points` says what each sets.
+    A space that was narrowed keeps in `before` the choices that it had.
     """
 
     name: str
@@ -80,6 +81,55 @@ class SearchSpace:
     choices: tuple[Choice, ...]
     fixed: Mapping[str, Any]
     points: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    before: tuple[Choice, ...] = ()
+
+    @property
+    def declared(self) -> tuple[Choice, ...]:
+        """The choices with all options that a trial of this space may ever have had."""
+        return self.before or self.choices
+
+    def narrowed_to(self, part: "SearchSpace") -> "SearchSpace | None":
+        """This space with those options alone that `part` has too: some choices have fewer, or one.
+
+        None where `part` is no part of this space, or all of it.
+        """
+        if (self.resolution, self.num_classes) != (part.resolution, part.num_classes):
+            return None
+        names = {choice.name for choice in self.choices}
+        axes = {*self.fixed, *(choice.axis for choice in self.choices)}
+        if any(choice.name not in names for choice in part.choices) or not axes >= set(part.fixed):
+            return None
+        if any(part.fixed.get(axis) != value for axis, value in self.fixed.items()):
+            return None
+        if any(self.points.get(name) != point for name, point in part.points.items()):
+            return None
+        left = [choice._replace(options=part._options_of(choice)) for choice in self.choices]
+        for choice, fewer in zip(self.choices, left, strict=True):
+            if not fewer.options or not set(fewer.options) <= set(choice.options):
+                return None
+        if tuple(left) == self.choices:
+            return None
+        return replace(self, name=part.name, choices=tuple(left), before=self.declared)
+
+    def _options_of(self, wider: Choice) -> tuple[Option, ...]:
+        """What this space allows of a choice of a wider one, in that one's order."""
+        for choice in self.choices:
+            if choice.name == wider.name:
+                known = [option for option in wider.options if option in choice.options]
+                return (*known, *(o for o in choice.options if o not in wider.options))
+        value = self.fixed.get(wider.axis)
+        if wider.axis not in STAGE_AXES or value is None:
+            return () if value is None else (value,)
+        values = value if wider.stage is None else [value[wider.stage]]
+        return tuple(dict.fromkeys(values)) if len(set(values)) == 1 else ()
+
+    def went_away(self) -> dict[str, tuple[Option, ...]]:
+        """By choice, the options that a narrowed space does not have any more."""
+        gone = {
+            then.name: tuple(option for option in then.options if option not in now.options)
+            for then, now in zip(self.declared, self.choices, strict=True)
+        }
+        return {name: options for name, options in gone.items() if options}
 
     def decode(self, picks: Mapping[str, Option]) -> Architecture:
         """The network that an option for every choice spells.

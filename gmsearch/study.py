@@ -4,21 +4,17 @@ it.
 
 import gc
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, OptunaError
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
-from optuna.storages.journal import JournalFileBackend
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy import URL, event, make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from gmsearch.architecture import Architecture
 from gmsearch.designs import Design, known_of, network_designs
@@ -30,6 +26,7 @@ from gmsearch.run import RunFolder, read_curve
 from gmsearch.sampler import BudgetSampler, StrategySampler
 from gmsearch.space import SearchSpace
 from gmsearch.stopping import ByGain, Halving, Stopping, rungs_of
+from gmsearch.storage import READ_ERRORS, first_line, open_to_read, open_to_write, place_of
 from gmsearch.strategy import Strategy, Worth
 
 _STATES = {
@@ -42,10 +39,6 @@ _STATES = {
 
 # Attributes of a trial that ended, which the one that goes on with it does not have.
 _OF_AN_ENDING = ("epochs", "seconds", "top1", "reason")
-
-STORAGE_ERRORS = (OptunaError, SQLAlchemyError)  # what a broken or locked study.db ends in
-# Of another version, of a database without a driver, or no storage at all.
-READ_ERRORS = (*STORAGE_ERRORS, RuntimeError, ImportError, ValueError, OSError)
 
 
 class Again(NamedTuple):
@@ -98,13 +91,10 @@ class SearchStudy:
             self._sampler = BudgetSampler(
                 experiment.sampler, self._designs, self._num_epochs, experiment.seed
             )
-        self._study = optuna.create_study(
-            storage=_open_storage(folder) if storage is None else storage,
-            study_name=experiment.name,
-            sampler=self._sampler,
-            directions=["maximize" if o == "top1" else "minimize" for o in experiment.objectives],
-            load_if_exists=True,
-        )
+        self._study = self._open(storage)
+        stored = self._study.get_trials(deepcopy=False)
+        for frozen in stored:  # before anything is written
+            self._check(frozen)
         self._study.set_metric_names(list(experiment.objectives))
         self.records: dict[int, TrialRecord] = {}
         self._trials: dict[int, Trial] = {}
@@ -277,6 +267,55 @@ class SearchStudy:
             design = Design({}, (), known_of(network, self._space.cost(network), self._limits))
         return design
 
+    def _open(self, given: BaseStorage | None) -> optuna.Study:
+        """The study of this run, made where the run is new. Raises SettingsError."""
+        name, place = self._experiment.name, place_of(self._folder, self._experiment.storage)
+        storage = given or open_to_write(self._folder, self._experiment.storage)
+        try:
+            existing = {study.study_name: study for study in storage.get_all_studies()}.get(name)
+            objectives = self._experiment.objectives
+            directions = [
+                StudyDirection.MAXIMIZE if name == "top1" else StudyDirection.MINIMIZE
+                for name in objectives
+            ]
+            if existing is None:
+                if given is None and any(self._folder.trials_folder.glob("*")):
+                    raise SettingsError(
+                        f"{place}: no study {name!r} in it, and {self._folder.path} has trials; "
+                        "give the --storage that it began with"
+                    )
+            elif existing.directions != directions:
+                raise SettingsError(
+                    f"{place}: the study {name!r} has other objectives than this run; "
+                    "choose another --name"
+                )
+            elif self._experiment.storage is not None and len(self._folder.sessions()) == 1:
+                raise SettingsError(
+                    f"{place}: has a study {name!r} of another run already; choose another --name"
+                )
+            return optuna.create_study(
+                storage=storage,
+                study_name=name,
+                sampler=self._sampler,
+                directions=directions,
+                load_if_exists=True,
+            )
+        except READ_ERRORS as error:
+            raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None
+
+    def _check(self, frozen: FrozenTrial) -> None:
+        """Raises SettingsError for a trial of ours that is not as a search leaves it; those of
+        other programs, and of a driver that was killed while it asked, have no `id`.
+        """
+        if "id" in frozen.user_attrs and (
+            _record_of(frozen, self._folder, self._experiment) is None
+        ):
+            raise SettingsError(
+                f"{place_of(self._folder, self._experiment.storage)}: trial {frozen.number} was "
+                "changed by another program; restore it from a copy, or start a run with another "
+                "--name"
+            )
+
     def _note_curve(self, record: TrialRecord) -> None:
         """Attributes must be there before `tell`: a finished trial cannot be changed."""
         trial = self._trials[record.number]
@@ -383,7 +422,7 @@ class StudyReader:
     """Reads the trials of a run, which may go on meanwhile; writes nothing. Trials that have ended
     are read once.
 
-    `storage` is where the study lies if not in the run's folder, as `open_storage` takes it. Raises
+    `storage` is where the study lies if not where the run says, as `open_storage` takes it. Raises
     SettingsError where there is no study, or another one.
     """
 
@@ -392,17 +431,11 @@ class StudyReader:
     ) -> None:
         self._folder = folder
         self._experiment = experiment
-        self._place = str(folder.study_file) if storage is None else "--storage"
+        storage = experiment.storage if storage is None else storage
+        self._place = place_of(folder, storage)
         self._ended: dict[int, TrialRecord | None] = {}
-        if storage is None and not folder.study_file.is_file():
-            raise SettingsError(f"{folder.path} has no study.db yet; let it start its first trial")
+        self.storage = open_to_read(folder, storage)
         try:
-            url = _url_to_read(folder)
-            self.storage = (
-                get_storage(RDBStorage(url, skip_table_creation=True))
-                if storage is None
-                else open_storage(storage)
-            )
             self.study_id = self.storage.get_study_id_from_name(experiment.name)
         except KeyError:
             raise SettingsError(
@@ -458,39 +491,6 @@ def read_records(folder: RunFolder, experiment: Experiment) -> tuple[list[TrialR
     return StudyReader(folder, experiment).read()
 
 
-def open_storage(storage: str) -> BaseStorage:
-    """A storage to read, given by its URL or as a journal file of Optuna's. None is made.
-
-    Raises SettingsError for what is none, or cannot be read.
-    """
-    said = f"--storage {storage}"
-    try:
-        if Path(storage).is_file():
-            if not _is_sqlite(Path(storage)):
-                return JournalStorage(JournalFileBackend(storage))
-            storage = f"sqlite:///{storage}"
-        url = make_url(storage)
-        said = f"--storage {url.render_as_string(hide_password=True)}"
-        if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-            raise SettingsError(f"{said}: no such file; give one that a study was written to")
-        return get_storage(RDBStorage(storage, skip_table_creation=True))
-    except READ_ERRORS as error:
-        raise SettingsError(
-            f"{said}: cannot be read: {first_line(error)}; "
-            "give a URL such as sqlite:///PATH/study.db, or a journal file"
-        ) from None
-
-
-def _is_sqlite(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(6) == b"SQLite"
-
-
-def first_line(error: Exception) -> str:
-    """What a storage stumbled over."""
-    return (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _record_of(
     frozen: FrozenTrial, folder: RunFolder, experiment: Experiment
 ) -> TrialRecord | None:
@@ -535,40 +535,3 @@ def _is_epoch(epoch: Any) -> bool:
         return math.isfinite(epoch["top1"]) and math.isfinite(epoch["seconds"])
     except (KeyError, TypeError):
         return False
-
-
-def _url_of(folder: RunFolder) -> str:
-    """Where the study of a run is; the path may hold a `?`."""
-    return URL.create("sqlite", database=str(folder.study_file)).render_as_string()
-
-
-def _url_to_read(folder: RunFolder) -> str:
-    """The same for one who only reads. SQLite needs files beside a database with a write-ahead log,
-    also to read it; where the folder takes none, such as on a disk that is read-only, it is told
-    that nobody writes, unless a log is there already.
-    """
-    if os.access(folder.path, os.W_OK, effective_ids=True):
-        return _url_of(folder)
-    query = {"mode": "ro", "uri": "true"}
-    log = folder.study_file.with_name(folder.study_file.name + "-wal")
-    if not log.exists() or not log.stat().st_size:
-        query["immutable"] = "1"
-    database = folder.study_file.absolute().as_uri()
-    return URL.create("sqlite", database=database, query=query).render_as_string()
-
-
-def _open_storage(folder: RunFolder) -> RDBStorage:
-    """SQLite with a write-ahead log: a dashboard reads while the search writes, and a commit costs
-    one sync less.
-
-    What is committed survives a kill of the process; only a power cut may lose the last commits.
-    """
-    storage = RDBStorage(_url_of(folder))
-
-    @event.listens_for(storage.engine, "connect")
-    def set_pragmas(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    storage.engine.dispose()  # connections from before the listener
-    return storage

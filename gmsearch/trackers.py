@@ -36,7 +36,7 @@ def make_trackers(settings: Settings) -> list[Any]:
         from ray.air.integrations.wandb import WandbLoggerCallback
 
         trackers[f"--wandb {settings.wandb}"] = WandbLoggerCallback(
-            project=settings.wandb, group=settings.name, excludes=["began"]
+            project=settings.wandb, group=settings.name, excludes=["began", "away"]
         )
     if settings.mlflow is not None:
         from ray.air.integrations.mlflow import MLflowLoggerCallback

@@ -150,6 +150,24 @@ def test_a_mistake_that_shows_late_removes_a_run_only_if_nothing_is_trained(
     assert folder.path.exists() == trained
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--storage", "journal://here.log"], "write journal:///PATH"),
+        (["--storage", "/nowhere/x.log"], "--storage journal:///nowhere/x.log: cannot be used: "),
+        (["--storage", "nonsense://me:secret@x/y"], "--storage nonsense://me@x/y: cannot be used"),
+        (["--storage", "postgresql://me:secret@127.0.0.1:1/x"], "postgresql://me@127.0.0.1:1/x: "),
+        (["--patience", "0"], "--patience is 0"),
+    ],
+)
+def test_a_storage_that_refuses_is_one_line_without_a_password(tmp_path, capsys, flags, message):
+    words = ["--space", TINY, "--budget", "30M", "--runs-dir", str(tmp_path), "--name", "r"]
+    assert main(["run", *words, *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and "secret" not in error
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize("junk", ["garbage", "SQLite format 3\0 and no more"])
 def test_a_broken_study_is_one_line_and_stays_as_it_is(tmp_path, capsys, junk):
     settings = {"name": "r", "space": read_space_data(Path(TINY)), "budget": 30_000_000}

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "gmsearch"
 FLOORS = (
     {
         *{"errors", "architecture", "cost", "gmnet", "network", "pareto", "recipe", "record"},
-        *{"files", "interval", "palette"},
+        *{"files", "interval", "palette", "lock"},
     },
     {
         *{"references", "reading", "space", "space_file", "survey", "experiment", "run"},
@@ -34,9 +34,9 @@ FLOORS = (
         *{"trial", "retraining", "roofline", "latency", "what", "timing"},
     },
     {
-        *{"jobs", "trainings", "sampler", "study", "console", "picture", "progress"},
+        *{"jobs", "trainings", "sampler", "storage", "study", "console", "picture", "progress"},
         *{"notes", "scatter", "tensorboard", "trackers"},
-        *{"worker", "tune", "nodes", "session", "launch", "spending", "rehearsal"},
+        *{"shelf", "worker", "tune", "nodes", "session", "launch", "spending", "rehearsal"},
         *{"decisions", "simulator"},
     },
     {
@@ -76,8 +76,8 @@ DOORS = {
         *{"augment", "streaming", "teacher", "retraining", "data.named"},
         *{"exporting.subject", "exporting.pretrained"},
     },
-    "ray": {"tune", "worker", "nodes", "launch", "trackers", "rehearsal"},
-    "optuna": {"sampler", "study", "replay"},
+    "ray": {"tune", "worker", "nodes", "shelf", "launch", "trackers", "rehearsal"},
+    "optuna": {"sampler", "storage", "study", "replay"},
     "optuna_dashboard": {"dashboard"},
     "bottle": {"dashboard"},
     "plotly": {"plots", "report.charts", "report.page"},

@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gmsearch import lock
 from gmsearch.architecture import Architecture
 from gmsearch.cost import cost
 from gmsearch.errors import SettingsError
@@ -51,10 +54,14 @@ OTHER = {
     "tensorboard": True,
     "wandb": "project",
     "mlflow": "http://127.0.0.1:5000",
+    "checkpoints": "/shared",
+    "patience": 30.0,
+    "storage": "postgresql://me@db/studies",
+    "narrowed": {**BASE["space"], "name": "narrow"},
 }
 # How much is done and where, not what is searched.
 EFFORT = ("trials", "workers", "gpus_per_trial", "max_hours", "device_hours", "address", "cache")
-EFFORT += ("tensorboard", "wandb", "mlflow")
+EFFORT += ("tensorboard", "wandb", "mlflow", "checkpoints", "patience", "storage", "narrowed")
 
 
 def experiment(**settings) -> Experiment:
@@ -310,16 +317,48 @@ def test_a_second_process_is_refused_until_the_first_is_gone_even_by_a_kill(tmp_
             for _ in range(2):  # a refusal must not wipe out whose lock it is
                 with pytest.raises(SettingsError) as refusal, folder.locked():
                     pass
+                who = f"process {holder.pid} on {socket.gethostname()}"
                 assert str(refusal.value) == (
-                    f"{tmp_path}: another gmsearch (process {holder.pid}) works on this run; "
-                    "wait for it or stop it"
+                    f"{tmp_path}: another gmsearch ({who}) "
+                    "works on this run; wait for it or stop it"
                 )
         finally:
             holder.send_signal(signal.SIGKILL)
             holder.wait()
     for _ in range(2):
         with folder.locked():
-            assert (tmp_path / ".lock").read_text() == str(os.getpid())
+            assert (tmp_path / ".lock").read_text().split()[0] == str(os.getpid())
+        assert (tmp_path / ".lock").read_text() == ""
+
+
+def test_a_driver_on_another_host_is_known_by_its_pulse(tmp_path, monkeypatch):
+    """The other host's lock is not seen here: a process writes the file as that host would."""
+    monkeypatch.setattr(lock, "BEAT", 0.1)
+    file = tmp_path / ".lock"
+    beat = "import sys, time, pathlib\nfor i in range(999):\n"
+    beat += "    pathlib.Path(sys.argv[1]).write_text(f'7 elsewhere {i}'); time.sleep(0.1)"
+    with subprocess.Popen([sys.executable, "-c", beat, str(file)]) as other:
+        try:
+            while not (file.exists() and file.read_text()):
+                time.sleep(0.01)
+            with (
+                pytest.raises(SettingsError, match="process 7 on elsewhere"),
+                RunFolder(tmp_path).locked(),
+            ):
+                pass
+        finally:
+            other.kill()
+    with RunFolder(tmp_path).locked():  # its pulse is gone
+        assert file.read_text().split()[0] == str(os.getpid())
+
+
+def test_a_driver_that_slept_stops_where_another_host_took_its_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "BEAT", 0.1)
+    with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path).locked():
+        (tmp_path / ".lock").write_text("7 elsewhere 1")
+        time.sleep(10)
+    assert "process 7 on elsewhere" in capsys.readouterr().err
+    assert (tmp_path / ".lock").read_text() == "7 elsewhere 1"
 
 
 # Tables

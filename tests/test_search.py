@@ -215,22 +215,3 @@ def test_a_mistake_that_shows_late_leaves_nothing_either(images, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "no Ray cluster at 127.0.0.1:1" in done.stderr
     assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.cluster
-def test_a_search_on_a_cluster_survives_the_loss_of_a_node(images, tmp_path):
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    try:
-        node = cluster.add_node(num_cpus=1)
-        line = command(images, tmp_path, "--trials", "4", "--epochs", "25")
-        line += ["--address", cluster.address]
-        driver = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        wait_until(lambda: len(curves(tmp_path / "r")) == 2, driver)  # a trial on each node
-        cluster.remove_node(node, allow_graceful=False)
-        _, errors = driver.communicate(timeout=PATIENCE)
-    finally:
-        cluster.shutdown()
-    assert driver.returncode == 0, errors
-    assert pd.read_csv(tmp_path / "r" / "trials.csv").epochs.tolist() == [25] * 4

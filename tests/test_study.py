@@ -1,6 +1,7 @@
 """The study is the memory of a run."""
 
 import json
+import sqlite3
 from pathlib import Path
 
 import optuna
@@ -8,9 +9,10 @@ import pytest
 from made_runs import curve
 
 from gmsearch.errors import SettingsError
-from gmsearch.experiment import Experiment, make_settings
+from gmsearch.experiment import Experiment, make_settings, read_settings
 from gmsearch.gmnet import gmnet, gmnet_within, without_gates
-from gmsearch.run import RunData, RunFolder, write_settings
+from gmsearch.run import RunData, RunFolder, check_run, write_settings
+from gmsearch.search import as_begun
 from gmsearch.space_file import read_space, read_space_data
 from gmsearch.study import SearchStudy, read_records
 
@@ -167,3 +169,144 @@ def test_a_study_that_is_not_there_is_told(open_study, experiment, tmp_path):
         read_records(RunFolder(tmp_path / "r"), other)
     with pytest.raises(SettingsError, match="has no study.db yet"):
         read_records(RunFolder(tmp_path / "nothing"), other)
+
+
+def test_a_trial_that_was_changed_by_hand_is_refused_and_nothing_is_written(
+    open_study, experiment, tmp_path
+):
+    study = open_study()
+    number = study.ask().number
+    study.report(number, curve(10.0, 20.0))
+    study.tell(number)
+    study.ask()
+    with sqlite3.connect(tmp_path / "r" / "study.db") as opened:
+        opened.execute("UPDATE trial_user_attributes SET value_json='\"x\"' WHERE key='macs'")
+    before = list(sqlite3.connect(tmp_path / "r" / "study.db").iterdump())
+    with pytest.raises(SettingsError, match="study.db: trial 0 was changed by another program"):
+        open_study()
+    assert list(sqlite3.connect(tmp_path / "r" / "study.db").iterdump()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE alembic_version SET version_num='v99.z'", "cannot be used: "),
+        ("UPDATE study_directions SET direction='MAXIMIZE'", "other objectives than this run"),
+        ("UPDATE studies SET study_name='x'", "no study 'r' in it, and .* has trials"),
+    ],
+)
+def test_a_study_of_another_version_or_run_is_refused(open_study, tmp_path, change, message):
+    open_study().ask()
+    (tmp_path / "r" / "trials" / "x").mkdir(parents=True)
+    with sqlite3.connect(tmp_path / "r" / "study.db") as opened:
+        opened.execute(change)
+    with pytest.raises(SettingsError, match=message):
+        open_study()
+
+
+def narrowed(experiment, **sections) -> Experiment:
+    data = {**read_space_data(SPACES / "tiny.yaml"), **sections}
+    return experiment.model_copy(update={"space": data})
+
+
+def test_a_narrower_space_goes_on_with_the_study_and_proposes_from_its_part_alone(
+    open_study, experiment, tmp_path
+):
+    study = open_study()
+    for _ in range(5):
+        number = study.ask().number
+        study.report(number, curve(10.0))
+        study.tell(number)
+    folder = RunFolder(tmp_path / "r")
+    tiny = experiment.space
+    part = narrowed(
+        experiment,
+        fixed={**tiny["fixed"], "form": "self"},
+        per_network={"base_width": [8, 12], "ratio": [3, 2]},
+    )
+    begun = as_begun(part.model_copy(update={"trials": 40}), folder)
+    assert begun.space == tiny and begun.narrowed == part.space
+    write_settings(folder, begun, RunData(90, 10, ("a", "b")))
+    again = read_settings(folder.experiment_file)
+    space = again.space_left(folder.experiment_file)
+    assert space.went_away() == {"base_width": (16,), "form": ("norm", "twin")}
+    for sampler in ("gated", "tpe", "nsga2", "evolution", "random"):
+        narrower = SearchStudy(folder, again.model_copy(update={"sampler": sampler}), space)
+        assert len(narrower.records) >= 5
+        for _ in range(2):
+            job = narrower.ask()
+            narrower.report(job.number, curve(10.0))
+            record = narrower.tell(job.number)
+            assert record.picks["form"] == "self" and record.picks["base_width"] in (8, 12)
+    assert as_begun(again.model_copy(update={"narrowed": None}), folder).narrowed is None  # whole
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"per_network": {"base_width": [8, 12, 24], "ratio": [2, 3], "form": ["self"]}},
+        {"counted_at": {"resolution": 160, "num_classes": 1000}},
+        {"name": "other"},
+        {"per_network": {"base_width": [8], "ratio": [2], "kernel": [3], "form": ["self"]}},
+    ],
+)
+def test_a_space_that_is_no_part_of_the_runs_is_refused(open_study, experiment, tmp_path, sections):
+    open_study()
+    folder = RunFolder(tmp_path / "r")
+    if "kernel" in sections.get("per_network", {}):
+        fixed = {name: v for name, v in experiment.space["fixed"].items() if name != "kernel"}
+        sections["fixed"] = fixed
+    other = as_begun(narrowed(experiment, **sections), folder)
+    with pytest.raises(SettingsError, match=r"exists with other settings \(space\."):
+        check_run(folder, other)
+
+
+# Storages
+
+
+def test_a_study_in_a_journal_survives_a_torn_line_and_is_no_other_runs(tmp_path, experiment):
+    journal = tmp_path / "studies.log"
+    kept = experiment.model_copy(update={"storage": f"journal://{journal}"})
+    folder = RunFolder(tmp_path / "r")
+    write_settings(folder, kept, RunData(90, 10, ("a", "b")))
+    space = kept.search_space(folder.path)
+    study = SearchStudy(folder, kept, space)
+    number = study.ask().number
+    study.report(number, curve(10.0))
+    with journal.open("a") as file:
+        file.write('{"op_code": 5, "wor')
+    write_settings(folder, kept, RunData(90, 10, ("a", "b")))  # another session
+    again = SearchStudy(folder, kept, space)
+    assert again.ask().number == number
+    again.report(number, curve(10.0))
+    again.tell(number)
+    (record,), _ = read_records(folder, read_settings(folder.experiment_file))
+    assert record.state == "complete"
+    other = RunFolder(tmp_path / "other")
+    write_settings(other, kept, RunData(90, 10, ("a", "b")))
+    with pytest.raises(SettingsError, match="has a study 'r' of another run already"):
+        SearchStudy(other, kept, space)
+
+
+SECRET = "postgresql://me:s3/cr?t@127.0.0.1:1/studies"
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        (SECRET, "--storage postgresql://me@127.0.0.1:1/studies: cannot be used: .*refused"),
+        ("nonsense://x", "--storage nonsense://x: cannot be used: .*nonsense"),
+        ("journal:///nowhere/at/all.log", "cannot be used: .*No such file"),
+        ("sqlite:////nowhere/at/all.db", "cannot be used: .*unable to open"),
+    ],
+)
+def test_a_storage_that_refuses_is_told_without_its_password(
+    tmp_path, experiment, storage, message
+):
+    folder = RunFolder(tmp_path / "r")
+    kept = experiment.model_copy(update={"storage": storage})
+    write_settings(folder, kept, RunData(90, 10, ("a", "b")))
+    assert "s3" not in folder.experiment_file.read_text()
+    with pytest.raises(SettingsError, match=message) as refusal:
+        SearchStudy(folder, kept, kept.search_space(folder.path))
+    assert "s3" not in str(refusal.value)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.space_file import read_space_data
-from gmsearch.tune import Resources, plan_resources
+from gmsearch.tune import Resources, plan_resources, replan
 
 SPACE = read_space_data(Path(__file__).parents[1] / "search_spaces" / "tiny.yaml")
 GB = 1e9
@@ -73,6 +73,20 @@ def test_all_that_is_planned_at_once_fits_and_more_threads_would_not(nodes, gpus
 def test_one_worker_on_two_nodes_takes_the_cores_of_one():
     assert plan([{"CPU": 1}, {"CPU": 1}], workers=1) == Resources(1, 1, 0.0)
     assert plan([{"CPU": 8}] * 4, trials=2) == Resources(2, 8, 0.0)
+
+
+@given(clusters(), clusters(), st.sampled_from([0.25, 1.0]), st.integers(1, 30))
+def test_where_nodes_come_and_go_as_many_trials_run_as_fit_then(before, after, gpus_each, trials):
+    base = {"name": "r", "space": SPACE, "budget": 30_000_000, "trials": trials}
+    experiment = make_settings(Experiment, {**base, "gpus_per_trial": gpus_each})
+    before, after = ([{"memory": 64 * GB, **node} for node in nodes] for nodes in (before, after))
+    planned = plan_resources(experiment, before)
+    now = replan(experiment, planned, after)
+    assert (now.cpus, now.gpus) == (planned.cpus, planned.gpus)
+    fit = fit_at_once(after, planned.cpus, planned.gpus)
+    assert now.workers == max(1, min(fit, trials))
+    fixed = experiment.model_copy(update={"workers": 3})
+    assert replan(fixed, planned, after) == planned
 
 
 def test_little_memory_means_fewer_workers():

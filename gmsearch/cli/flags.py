@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from gmsearch.data import BUILT_IN, is_named, packed_resolution
 from gmsearch.errors import DataError, SettingsError
-from gmsearch.experiment import TRACKERS
+from gmsearch.experiment import JOURNAL, TRACKERS
 from gmsearch.recipe import PRECISIONS, Recipe
 from gmsearch.space import parse_size
 
@@ -108,6 +108,20 @@ def add_effort(parser: argparse.ArgumentParser) -> None:
         "--address", metavar="ADDR", help="of a Ray cluster (default: this machine)"
     )
     parser.add_argument(
+        "--checkpoints",
+        metavar="DIR",
+        help="a place that all nodes see, a path or a URI such as s3://BUCKET/DIR, for what "
+        "unfinished trainings go on from (default: the run folder, which other nodes reach "
+        "through this one)",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        metavar="MINUTES",
+        help="a worker that is silent for longer, and for ten times the longest epoch so far, is "
+        "taken for hung and replaced (default: 10)",
+    )
+    parser.add_argument(
         "--max-hours", type=float, metavar="H", help="stop after H hours; resume goes on"
     )
     parser.add_argument(
@@ -174,12 +188,35 @@ def recipe_said(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def effort(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was said of the flags of `add_effort`."""
-    limits = ("max_hours", "device_hours")
-    names = ("workers", "gpus_per_trial", "address", *limits, "cache", *TRACKERS)
+    how = ("workers", "gpus_per_trial", "address", "checkpoints", "patience")
+    names = (*how, "max_hours", "device_hours", "cache", *TRACKERS)
     given = {name: getattr(arguments, name) for name in names}
-    if given["cache"] is not None:
-        given["cache"] = absolute(given["cache"])
+    for name in ("cache", "checkpoints"):
+        if given[name] is not None and "://" not in given[name]:
+            given[name] = absolute(given[name])
     return {name: value for name, value in given.items() if value is not None}
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage",
+        type=storage,
+        metavar="URL",
+        help="where the study is kept: postgresql://USER@HOST/DB, or another database that Optuna "
+        "knows, or the path of a journal file (default: SQLite in the run folder)",
+    )
+
+
+def storage(text: str) -> str:
+    """A URL of a study; that of a file has its whole path."""
+    kind, found, path = text.partition("://")
+    if not found:
+        return JOURNAL + absolute(text)
+    if kind + found == JOURNAL:
+        if not path.startswith("/"):
+            raise argparse.ArgumentTypeError(f"{text!r} has no whole path; write journal:///PATH")
+        return text
+    return f"sqlite:///{absolute(path[1:])}" if kind == "sqlite" else text
 
 
 def run_name(*words: str) -> str:

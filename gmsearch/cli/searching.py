@@ -4,7 +4,16 @@ import argparse
 import json
 from pathlib import Path
 
-from gmsearch.cli.flags import Parser, add_effort, add_training, effort, size, training, whole
+from gmsearch.cli.flags import (
+    Parser,
+    add_effort,
+    add_storage,
+    add_training,
+    effort,
+    size,
+    training,
+    whole,
+)
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import (
     EFFORT,
@@ -19,6 +28,17 @@ from gmsearch.run import RunFolder
 from gmsearch.space import format_size
 from gmsearch.space_file import read_space, read_space_data
 
+# Of the effort, what a resumed run keeps: how much there is, and where.
+KEPT = (
+    "trials",
+    "seeds",
+    "networks_wanted",
+    "repeated",
+    "cache",
+    "storage",
+    "narrowed",
+    "checkpoints",
+)
 STOPPED = 130  # the exit code after Ctrl-C, as shells have it
 
 
@@ -81,6 +101,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="top1 and costs of macs, params, activations (default: top1,macs)",
     )
+    add_storage(parser)
     add_effort(parser)
 
 
@@ -101,6 +122,13 @@ def _add_resume(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--seeds", type=whole, metavar="N", help="of a comparison, in all (default: as before)"
     )
+    parser.add_argument(
+        "--space",
+        type=Path,
+        metavar="FILE",
+        help="a narrower space than the run's: some choices have fewer options from now on",
+    )
+    add_storage(parser)
     add_effort(parser)
     parser.set_defaults(run=_resume)
 
@@ -154,6 +182,7 @@ def experiment_said(arguments: argparse.Namespace, *words: str) -> Experiment:
             "sampler": arguments.sampler,
             "early_stop": arguments.early_stop,
             "trials": arguments.trials,
+            "storage": arguments.storage,
         }
     experiment = make_settings(Experiment, settings)
     experiment.search_space(arguments.space).check_budget(experiment.budget)
@@ -174,9 +203,16 @@ def _resume(arguments: argparse.Namespace) -> int:
     before = read_settings(folder.experiment_file)
     settings = dict(before)
     for name in EFFORT:  # said anew in each session, but for how much there is, and where
-        if name not in ("trials", "seeds", "networks_wanted", "repeated", "cache"):
+        if name not in KEPT:
             settings.pop(name, None)
     settings |= {"data_digest": None, **effort(arguments)}
+    for name in ("storage", "space"):
+        if getattr(arguments, name) is not None and not isinstance(before, Experiment):
+            raise SettingsError(f"--{name}: {folder.path} is no search, and has none")
+    if arguments.storage is not None:
+        settings["storage"] = arguments.storage
+    if arguments.space is not None:
+        settings |= {"space": read_space_data(arguments.space), "narrowed": None}
     right, wrong = ("trials", "seeds") if isinstance(before, Experiment) else ("seeds", "trials")
     if getattr(arguments, wrong):
         raise SettingsError(f"--{wrong}: {folder.path} has --{right}")

@@ -1,0 +1,156 @@
+"""Where the study of a run lies: SQLite in the run folder, another database by its URL, or a
+journal file of Optuna's.
+
+Passwords come with the URL or from where the database's own programs look for them, PGPASSWORD and
+~/.pgpass of PostgreSQL; none is written down or printed.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.exceptions import OptunaError
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from sqlalchemy import URL, event, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from gmsearch.errors import SettingsError
+from gmsearch.experiment import JOURNAL, without_password
+from gmsearch.run import RunFolder
+
+STORAGE_ERRORS = (OptunaError, SQLAlchemyError)  # what a broken or locked study ends in
+# Of another version, of a database without a driver, or no storage at all.
+READ_ERRORS = (*STORAGE_ERRORS, RuntimeError, ImportError, ValueError, OSError)
+PATIENCE = 10  # seconds for a database to answer
+
+
+def place_of(folder: RunFolder, storage: str | None) -> str:
+    """Where a study lies, in words."""
+    return str(folder.study_file) if storage is None else f"--storage {without_password(storage)}"
+
+
+def open_to_write(folder: RunFolder, storage: str | None) -> BaseStorage:
+    """The storage of a run, made where there is none. Raises SettingsError where it refuses."""
+    try:
+        if storage is None:
+            return _own_file(folder)
+        if storage.startswith(JOURNAL):
+            file = Path(storage.removeprefix(JOURNAL))
+            _mend(file)
+            return JournalStorage(JournalFileBackend(str(file)))
+        return RDBStorage(storage, engine_kwargs=_engine(storage))
+    except READ_ERRORS as error:
+        raise SettingsError(
+            f"{place_of(folder, storage)}: cannot be used: {first_line(error)}"
+        ) from None
+
+
+def open_to_read(folder: RunFolder, storage: str | None) -> BaseStorage:
+    """The storage of a run, to read. Raises SettingsError."""
+    if storage is not None:
+        return open_storage(storage)
+    if not folder.study_file.is_file():
+        raise SettingsError(f"{folder.path} has no study.db yet; let it start its first trial")
+    try:
+        return get_storage(RDBStorage(_url_to_read(folder), skip_table_creation=True))
+    except READ_ERRORS as error:
+        raise SettingsError(f"{folder.study_file}: cannot be read: {first_line(error)}") from None
+
+
+def open_storage(storage: str) -> BaseStorage:
+    """A storage to read, given by its URL or as a journal file of Optuna's. None is made.
+
+    Raises SettingsError for what is none, or cannot be read.
+    """
+    said = f"--storage {without_password(storage)}"
+    try:
+        if storage.startswith(JOURNAL):
+            storage = storage.removeprefix(JOURNAL)
+            if not Path(storage).is_file():
+                raise SettingsError(f"{said}: no such file; give one that a study was written to")
+        if Path(storage).is_file():
+            if not _is_sqlite(Path(storage)):
+                return JournalStorage(JournalFileBackend(storage))
+            storage = f"sqlite:///{storage}"
+        url = make_url(storage)
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+            raise SettingsError(f"{said}: no such file; give one that a study was written to")
+        return get_storage(
+            RDBStorage(storage, engine_kwargs=_engine(storage), skip_table_creation=True)
+        )
+    except READ_ERRORS as error:
+        raise SettingsError(
+            f"{said}: cannot be read: {first_line(error)}; "
+            "give a URL such as sqlite:///PATH/study.db, or a journal file"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    """What a storage stumbled over."""
+    said = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+    return without_password(said)
+
+
+def _engine(storage: str) -> dict[str, Any]:
+    """A server may drop connections that are idle, and may not answer at all."""
+    if make_url(storage).get_backend_name() == "postgresql":
+        return {"pool_pre_ping": True, "connect_args": {"connect_timeout": PATIENCE}}
+    return {"pool_pre_ping": True}
+
+
+def _mend(file: Path) -> None:
+    """Cuts off the last line of a journal where a kill or a full disk left a part of it, to which
+    Optuna would append the next.
+    """
+    if not file.is_file() or _is_sqlite(file):
+        return
+    others = JournalFileSymlinkLock(str(file))  # as Optuna locks it for every line
+    others.acquire()
+    try:
+        with file.open("rb+") as opened:
+            opened.truncate(opened.read().rfind(b"\n") + 1)
+    finally:
+        others.release()
+
+
+def _is_sqlite(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(6) == b"SQLite"
+
+
+def _url_of(folder: RunFolder) -> str:
+    """Where the study of a run is; the path may hold a `?`."""
+    return URL.create("sqlite", database=str(folder.study_file)).render_as_string()
+
+
+def _url_to_read(folder: RunFolder) -> str:
+    """The same for one who only reads. SQLite needs files beside a database with a write-ahead log,
+    also to read it; where the folder takes none, such as on a disk that is read-only, it is told
+    that nobody writes, unless a log is there already.
+    """
+    if os.access(folder.path, os.W_OK, effective_ids=True):
+        return _url_of(folder)
+    query = {"mode": "ro", "uri": "true"}
+    log = folder.study_file.with_name(folder.study_file.name + "-wal")
+    if not log.exists() or not log.stat().st_size:
+        query["immutable"] = "1"
+    database = folder.study_file.absolute().as_uri()
+    return URL.create("sqlite", database=database, query=query).render_as_string()
+
+
+def _own_file(folder: RunFolder) -> RDBStorage:
+    """SQLite with a write-ahead log: a dashboard reads while the search writes, and a commit costs
+    one sync less.
+
+    What is committed survives a kill of the process; only a power cut may lose the last commits.
+    """
+    storage = RDBStorage(_url_of(folder))
+
+    @event.listens_for(storage.engine, "connect")
+    def set_pragmas(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    storage.engine.dispose()  # connections from before the listener
+    return storage

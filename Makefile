@@ -1,11 +1,12 @@
 # Two commands from a fresh clone: `make run` searches on the built-in data, `make test` runs the tests.
+# `make cluster` runs those that need several Ray nodes, or PostgreSQL.
 # `make timm-suite` runs timm's own published tests over our models; it fetches timm's source archive.
 # Both work in a virtual environment of their own, .venv, with the versions that CI passed with.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test timm-suite clean
+.PHONY: run test cluster timm-suite clean
 
 run: .venv/installed
 	$(BIN)/gmsearch run --space search_spaces/gated.yaml --budget 300M
@@ -15,6 +16,9 @@ test: .venv/tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+cluster: .venv/tested
+	$(BIN)/python -m pytest -m cluster
 
 timm-suite: .venv/tested
 	rm -rf .venv/timm

@@ -1,0 +1,117 @@
+"""Compares searches: what each finds for the epochs that it spends.
+
+    python benchmarks/search/compare.py --methods gated,random,tpe --seeds 20
+    python benchmarks/search/compare.py --table benchmarks/search/grid.parquet --seeds 20
+    python benchmarks/search/compare.py --show
+
+On the stand-in, or on a table of real trainings, with asynchronous workers on a simulated clock.
+Each search that is done is a line of FOLDER/results.jsonl, and is not done again: a comparison that
+is cut off goes on. Remove the lines of a method that has changed. `--show` prints the tables of
+all that is there, and draws a figure of each.
+"""
+
+import argparse
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported; one search, one core
+
+from contest import Key, Result, append_result, contest, read_results  # noqa: E402
+from methods import METHODS  # noqa: E402
+from problems import Problem, of_table, stand_in  # noqa: E402
+
+from gmsearch.errors import UserError  # noqa: E402
+from gmsearch.table import TrialTable, read_table  # noqa: E402
+
+STAND_IN = "stand-in"
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    file = arguments.folder / "results.jsonl"
+    if arguments.show:
+        from show import show
+
+        show(list(read_results(file)), arguments.folder)
+        return 0
+    try:
+        if arguments.table is not None:
+            read_table(arguments.table)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    bench = STAND_IN if arguments.table is None else arguments.table.stem
+    done = {result.key: result.trainings for result in read_results(file)}
+    wanted = {
+        Key(bench, method, seed, arguments.workers): arguments.most or METHODS[method].most
+        for seed in arguments.seeds
+        for method in arguments.methods
+    }
+    wanted = {key: most for key, most in wanted.items() if done.get(key, 0) < most}
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
+        running = [pool.submit(run, key, most, arguments.table) for key, most in wanted.items()]
+        for number, each in enumerate(as_completed(running), 1):
+            result = each.result()
+            append_result(file, result)
+            print(
+                f"{number} of {len(running)}: {result.method}, seed {result.seed}, "
+                f"{result.workers} workers: {result.steps[-1][1]:.2f} after {result.trainings}",
+                flush=True,
+            )
+    return 0
+
+
+def run(key: Key, trainings: int, table: Path | None) -> Result:
+    problem: Problem = stand_in(key.seed) if table is None else of_table(_read(table))
+    return contest(key, problem, trainings)
+
+
+@cache
+def _read(table: Path) -> TrialTable:
+    return read_table(table)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", type=Path, metavar="FILE", help="default: the stand-in")
+    parser.add_argument(
+        "--methods",
+        type=_methods,
+        default=list(METHODS),
+        help="any of: " + ", ".join(METHODS) + " (default: all)",
+    )
+    parser.add_argument("--seeds", type=_seeds, default=range(20), metavar="N or A-B")
+    parser.add_argument("--workers", type=int, default=4, metavar="N")
+    parser.add_argument(
+        "--most", type=int, metavar="N", help="trainings' worth of epochs (default: the method's)"
+    )
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.add_argument("--folder", type=Path, default=Path("runs/searches"))
+    parser.add_argument(
+        "--show", action="store_true", help="the tables and figures of what is done"
+    )
+    return parser.parse_args()
+
+
+def _methods(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in METHODS:
+            raise argparse.ArgumentTypeError(f"{name}: no such method")
+    return names
+
+
+def _seeds(text: str) -> range:
+    first, _, last = text.rpartition("-")
+    return range(int(first), int(last) + 1) if first else range(int(text))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The searches that are compared: ours, ours with one part switched off each, and its peers.
+
+All of them keep the budget, repeat no network and ask the same jobs' interface.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from optuna.storages import InMemoryStorage
+from problems import Problem
+
+from gmsearch import strategy, study
+from gmsearch.designs import Design
+from gmsearch.experiment import Experiment, make_settings
+from gmsearch.jobs import Jobs
+from gmsearch.recipe import Recipe
+from gmsearch.run import RunFolder
+from gmsearch.strategy import Strategy
+from gmsearch.study import SearchStudy
+
+NOWHERE = Path("/nonexistent")  # where no training has left anything
+
+
+@dataclass(frozen=True)
+class Method:
+    """`make` has the jobs of a search on a problem, with a seed and a number of trainings that it
+    may spend. `parts` are replaced meanwhile: what is switched off.
+    """
+
+    words: str
+    make: Callable[[Problem, int, int], Jobs]
+    most: int = 300  # trainings' worth of epochs that are spent where nothing else is said
+    parts: tuple[tuple[Any, str, Any], ...] = ()
+
+    @contextmanager
+    def jobs(self, problem: Problem, seed: int, trainings: int) -> Iterator[Jobs]:
+        with ExitStack() as stack:
+            for owner, name, value in self.parts:
+                stack.enter_context(patch.object(owner, name, value))
+            yield self.make(problem, seed, trainings)
+
+
+def search(sampler: str, early_stop: str) -> Callable[[Problem, int, int], Jobs]:
+    """A search as `gmsearch run` does it, without the baselines."""
+
+    def make(problem: Problem, seed: int, trainings: int) -> Jobs:
+        experiment = make_settings(
+            Experiment,
+            {
+                "name": "bench",
+                "space": problem.space_data,
+                "budget": problem.budget,
+                "sampler": sampler,
+                "early_stop": early_stop,
+                "trials": trainings,
+                "recipe": Recipe(num_epochs=problem.num_epochs),
+                "seed": seed,
+            },
+        )
+        with patch.object(SearchStudy, "_missing_baselines", lambda study: ()):
+            return SearchStudy(
+                RunFolder(NOWHERE),
+                experiment,
+                problem.space,
+                storage=InMemoryStorage(),
+                allowed=problem.allowed,
+            )
+
+    return make
+
+
+def moasha(is_corrected: bool) -> Callable[[Problem, int, int], Jobs]:
+    """Syne Tune is imported when it is asked for: the other methods do without."""
+
+    def make(problem: Problem, seed: int, trainings: int) -> Jobs:
+        from moasha import MoAsha
+
+        return MoAsha(problem, seed, trainings, is_corrected)
+
+    return make
+
+
+def _any_design(self: Strategy, fresh: list[Design], rng: np.random.Generator) -> Design:
+    return fresh[int(rng.integers(len(fresh)))]
+
+
+def _without_features(self: Strategy, seen: list[Any]) -> Any:
+    points = _points_of(self, seen)
+    return type(points)(points.bits, 0 * points.features)
+
+
+_points_of = Strategy.points_of
+_ours = search("gated", "gated")
+
+METHODS = {
+    "gated": Method("ours", _ours),
+    "gated/asha": Method("ours, stopped by ASHA on fronts", search("gated", "asha"), 100),
+    "gated/off": Method("ours, last epochs alone: no rungs, no stops", search("gated", "off"), 100),
+    "no-stop": Method(
+        "ours, rungs in the model, no stops",
+        _ours,
+        100,
+        ((study, "_stopping_of", lambda experiment, strategy: None),),
+    ),
+    "no-mutation": Method(
+        "ours, without neighbours of the front", _ours, 100, ((strategy, "NUM_CHILDREN", 0),)
+    ),
+    "no-features": Method(
+        "ours, without MACs, params and depth in the model",
+        _ours,
+        100,
+        ((Strategy, "points_of", _without_features),),
+    ),
+    "no-spread": Method(
+        "ours, with a random start", _ours, 100, ((Strategy, "_spread", _any_design),)
+    ),
+    "random": Method("random", search("random", "off")),
+    "random/asha": Method("random, ASHA on fronts", search("random", "asha")),
+    "tpe": Method("Optuna TPE", search("tpe", "off")),
+    "tpe/asha": Method("Optuna TPE, ASHA on fronts (as Ray with Optuna)", search("tpe", "asha")),
+    "nsga2": Method("Optuna NSGA-II", search("nsga2", "off")),
+    "gp": Method("Optuna GP", search("gp", "off"), 60),
+    "evolution": Method("regularized evolution", search("evolution", "off")),
+    "moasha": Method("Syne Tune MO-ASHA, ranking corrected", moasha(True)),
+    "moasha-shipped": Method("Syne Tune MO-ASHA, as shipped", moasha(False)),
+}
+PEERS = ("random", "random/asha", "tpe", "tpe/asha", "nsga2", "gp", "evolution", "moasha")
+PARTS = ("no-stop", "gated/off", "gated/asha", "no-mutation", "no-features", "no-spread")

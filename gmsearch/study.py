@@ -307,8 +307,10 @@ class SearchStudy:
         """Raises SettingsError for a trial of ours that is not as a search leaves it; those of
         other programs, and of a driver that was killed while it asked, have no `id`.
         """
-        if "id" in frozen.user_attrs and (
-            _record_of(frozen, self._folder, self._experiment) is None
+        if (
+            frozen.state != TrialState.WAITING
+            and "id" in frozen.user_attrs
+            and (_record_of(frozen, self._folder, self._experiment) is None)
         ):
             raise SettingsError(
                 f"{place_of(self._folder, self._experiment.storage)}: trial {frozen.number} was "

@@ -20,10 +20,11 @@ NUM_SPREAD = 8  # designs with a first result, before the model chooses; they sp
 NUM_COMPLETE = 4  # trainings to the end, before any is stopped
 GROWTH = 1.125  # hyperparameters are fitted again when there are so many more results
 POOL = 1500  # designs that are drawn once
-NUM_SCORED = 600  # of these, drawn for each proposal
+NUM_SCORED = 400  # of these, drawn for each proposal
 NUM_PARENTS = 20
 NUM_CHILDREN = 5  # of each parent, in each round
 NUM_ROUNDS = 2  # of children, the second of the best of the first
+MOST_STOPPED = 300  # the last ones that were stopped, any of which may be taken up again
 NUM_NEAR = 12  # designs nearest to a cost, among which the spread start draws
 
 
@@ -123,7 +124,7 @@ class Strategy:
         ]
         if not left:
             return None
-        return max(self._outlook().worths(left), key=lambda worth: worth.rate)
+        return max(self._outlook().worths(left[-MOST_STOPPED:]), key=lambda worth: worth.rate)
 
     def _spread(self, fresh: Sequence[Design], rng: np.random.Generator) -> Design:
         """A design in the widest gap between the costs that are taken, on a logarithmic scale."""

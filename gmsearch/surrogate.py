@@ -19,7 +19,7 @@ from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import minimize
 
 MOST_FITTED = 250  # points that hyperparameters are fitted on, evenly spread over the data
-MOST_POINTS = 800  # that a process is conditioned on: the best of its data, and some of the rest
+MOST_POINTS = 600  # that a process is conditioned on: the best of its data, and some of the rest
 LEAST_FITTED = 8  # points, below which the prior is all there is
 SLOPE_TRUST = 4.0  # points that the prior of a slope of 1 between two rungs is worth
 JITTER = 1e-6

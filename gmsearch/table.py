@@ -28,6 +28,7 @@ from gmsearch.trainings import Plan, Training
 
 EPOCH = ("epoch", "top1", "train_loss", "loss", "seconds")  # what the table keeps of an epoch
 ABOUT = "gmsearch_table"  # where the file has the settings
+WHERE = ("cache", "address", "checkpoints")  # settings of the machine that made it
 NUM_MISSES = 5_000  # draws without a new network, after which a space counts as used up
 
 
@@ -146,7 +147,9 @@ def tabulate(tabulation: Tabulation, records: Sequence[TrialRecord]) -> TrialTab
 def write_table(path: Path, table: TrialTable) -> None:
     """Writes a table as Parquet, whole or not at all."""
     frame = table.frame.copy()
-    frame.attrs = {ABOUT: table.tabulation.model_dump(mode="json")}
+    # A table travels: it names its data, and not where that lay.
+    told = {"data": Path(table.tabulation.data).name, **dict.fromkeys(WHERE)}
+    frame.attrs = {ABOUT: table.tabulation.model_copy(update=told).model_dump(mode="json")}
     content = io.BytesIO()
     frame.to_parquet(content, index=False, compression="zstd")
     with replacing(path) as file:

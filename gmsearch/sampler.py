@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.study import Study, StudyDirection
+from optuna.study import Study, StudyDirection, create_study
 from optuna.trial import FrozenTrial, TrialState
 
 from gmsearch.designs import Design, Designs, Known
@@ -184,11 +184,38 @@ class EvolutionSampler(BaseSampler):
         raise RuntimeError("it proposes all parameters at once")
 
 
+class OptunaGP(BaseSampler):
+    """Optuna's GPSampler on the trials that have parameters: it cannot take the others, as the
+    baselines are.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._inner = GPSampler(seed=seed, n_startup_trials=10)
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        view = create_study(directions=study.directions, sampler=self._inner)
+        view.add_trials([other for other in complete if set(other.params) == set(search_space)])
+        return view.ask(search_space).params
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        raise RuntimeError("it proposes all parameters at once")
+
+
 _INNER: dict[str, Callable[[Designs, int], BaseSampler]] = {
     "random": lambda designs, seed: RandomSampler(seed),
     "tpe": lambda designs, seed: TPESampler(seed=seed, multivariate=True),
     "nsga2": lambda designs, seed: NSGAIISampler(seed=seed, population_size=20),
-    "gp": lambda designs, seed: GPSampler(seed=seed, n_startup_trials=10),
+    "gp": lambda designs, seed: OptunaGP(seed),
     "evolution": EvolutionSampler,
 }
 

@@ -145,6 +145,9 @@ def test_gp_proposes_within_the_budget_and_never_twice():
     space = read_space(SPACES / "tiny.yaml")
     sampler = sampler_of("gp", space, 8_400_000, seed=0)
     study = plain_study(sampler)
+    baseline = study.ask()
+    baseline.set_user_attr("id", "baseline")
+    study.tell(baseline, [50.0, 1e6])
     ids = []
     for _ in range(14):  # ten of them before the model
         trial, architecture = propose(study, sampler, space)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
+from gmsearch.pareto import front
+
 ROOT_TWO_PI = np.sqrt(2 * np.pi)
 
 
@@ -29,9 +31,13 @@ class Staircase:
 
     @staticmethod
     def of(tops: np.ndarray, costs: np.ndarray) -> "Staircase":
-        """From points (N,) and (N, costs)."""
-        inside = (costs <= 1).all(1)
-        tops, costs = tops[inside], costs[inside]
+        """From points (N,) and (N, costs). Those that others beat make no step: without them there
+        are few cells, also where there are several costs.
+        """
+        inside = np.flatnonzero((costs <= 1).all(1))
+        points = np.column_stack([tops, costs])[inside]
+        kept = inside[front(points.tolist(), [True] + [False] * costs.shape[1])]
+        tops, costs = tops[kept], costs[kept]
         edges = [np.unique(np.concatenate([[0.0], column, [1.0]])) for column in costs.T]
         lows = np.meshgrid(*(edge[:-1] for edge in edges), indexing="ij")
         highs = np.meshgrid(*(edge[1:] for edge in edges), indexing="ij")

@@ -3,6 +3,7 @@
 All of them keep the budget, repeat no network and ask the same jobs' interface.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -120,6 +121,11 @@ METHODS = {
         "ours, with a random start", _ours, 100, ((Strategy, "_spread", _any_design),)
     ),
     "random": Method("random", search("random", "off")),
+    "random-spread": Method(
+        "random, spread over MACs as our first ones are",
+        search("gated", "off"),
+        parts=((strategy, "NUM_SPREAD", math.inf),),
+    ),
     "random/asha": Method("random, ASHA on fronts", search("random", "asha")),
     "tpe": Method("Optuna TPE", search("tpe", "off")),
     "tpe/asha": Method("Optuna TPE, ASHA on fronts (as Ray with Optuna)", search("tpe", "asha")),
@@ -129,5 +135,15 @@ METHODS = {
     "moasha": Method("Syne Tune MO-ASHA, ranking corrected", moasha(True)),
     "moasha-shipped": Method("Syne Tune MO-ASHA, as shipped", moasha(False)),
 }
-PEERS = ("random", "random/asha", "tpe", "tpe/asha", "nsga2", "gp", "evolution", "moasha")
+PEERS = (
+    "random",
+    "random-spread",
+    "random/asha",
+    "tpe",
+    "tpe/asha",
+    "nsga2",
+    "gp",
+    "evolution",
+    "moasha",
+)
 PARTS = ("no-stop", "gated/off", "gated/asha", "no-mutation", "no-features", "no-spread")

@@ -33,6 +33,7 @@ LINES = {  # colour and dashes
     "moasha-shipped": (VERMILION, ":"),
     "random": (GREY, "-"),
     "random/asha": (GREY, "--"),
+    "random-spread": (SKY, "-"),
     "gated/off": (BLUE, "-"),
     "no-stop": (SKY, "--"),
     "gated/asha": (ORANGE, "--"),

@@ -168,7 +168,7 @@ def times(searches: Searches) -> list[str]:
 
 def draw(searches: Searches, bench: str, file: Path) -> None:
     """Medians and their intervals: the peers at the left, our parts at the right."""
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 8), sharey=True, layout="constrained")
     names = ((OURS, *PEERS, "moasha-shipped"), (OURS, *PARTS))
     for axis, methods, title in zip(axes, names, ("peers", "one part off each"), strict=True):
         for method in methods:
@@ -192,7 +192,13 @@ def draw(searches: Searches, bench: str, file: Path) -> None:
         axis.set_title(f"{bench}: {title}")
         axis.grid(alpha=0.3)
         if axis.lines:
-            axis.legend(loc="lower right", fontsize=8, title="median, 95 % interval (seeds)")
+            axis.legend(  # below: curves fill the whole of the axes
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.13),
+                fontsize=8,
+                frameon=False,
+                title="median, 95 % interval (seeds)",
+            )
     axes[0].set_ylabel("hypervolume, points of top1")
     at_mark = [_curves(r, np.array([10.0])) for r in searches.values()]
     axes[0].set_ylim(bottom=float(np.nanmin([np.nanmedian(a) for a in at_mark])) - 2)

@@ -84,8 +84,10 @@ class Strategy:
     def observe(self, design: Design, tops: Sequence[float], state: str) -> None:
         """Takes in a training as it stands: top1 in per cent after each epoch so far."""
         at_rungs = tuple(tops[rung - 1] for rung in self.rungs if rung <= len(tops))
+        before = self.known.get(design.known.id, Observation(design))
         self.known[design.known.id] = Observation(design, at_rungs, len(tops), state)
-        self.__dict__.pop("_model", None)
+        if at_rungs != before.tops or "failed" in (state, before.state):
+            self.__dict__.pop("_model", None)
         self.__dict__.pop("_proposal", None)
 
     def propose(self) -> Worth | None:

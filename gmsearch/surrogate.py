@@ -254,8 +254,11 @@ class Chain:
         """
         mean, variance = np.zeros(len(points)), np.zeros(len(points))
         for rung, (process, slope) in enumerate(zip(self._processes, self._slopes, strict=True)):
-            own_mean, own_variance = process.predict(points)
             known = ~np.isnan(tops[:, rung])
+            if known.all():
+                mean, variance = tops[:, rung], np.zeros(len(points))
+                continue
+            own_mean, own_variance = process.predict(points)
             mean = np.where(known, tops[:, rung], slope * mean + own_mean)
             variance = np.where(known, 0.0, slope**2 * variance + own_variance)
         return mean, np.sqrt(np.maximum(variance, 1e-12))

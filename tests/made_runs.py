@@ -27,7 +27,13 @@ def make_run(
     path: Path, top1s: list[float], *, num_minival: int = 500, **settings
 ) -> tuple[RunFolder, SearchStudy]:
     """A run with a complete trial of two epochs for each top1, and its open study."""
-    said = {"name": path.name, "space": read_space_data(SPACE), "budget": BUDGET, "trials": 99}
+    said = {
+        "name": path.name,
+        "space": read_space_data(SPACE),
+        "budget": BUDGET,
+        "trials": 99,
+        "sampler": "random",
+    }
     experiment = make_settings(Experiment, {**said, **settings})
     folder = RunFolder(path)
     write_settings(folder, experiment, RunData(90, num_minival, ("a", "b")))

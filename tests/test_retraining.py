@@ -360,7 +360,8 @@ except OSError as error:
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert f"File too large: '{tmp_path / 'checkpoint.pt'}'" in done.stdout, done.stderr
-    assert {file.name for file in tmp_path.iterdir()} == {"architecture.json"}
+    left = {file.name for file in tmp_path.iterdir()} - {"progress.json"}  # once a second
+    assert left == {"architecture.json"}
 
 
 def test_ctrl_c_leaves_what_was_done(run, tmp_path):

@@ -131,7 +131,7 @@ def test_a_run_leaves_a_front_and_the_same_line_again_trains_nothing(images, tmp
 
     before = {p: p.stat().st_mtime for p in folder.glob("trials/*/*")}
     again = run(line, cwd=tmp_path)
-    assert again.returncode == 0 and "5 trials are done" in again.stdout
+    assert again.returncode == 0 and "5 trainings have ended" in again.stdout
     assert before == {p: p.stat().st_mtime for p in folder.glob("trials/*/*")}
 
     other = run(command(images, tmp_path, "--trials", "5", "--epochs", "2"), cwd=tmp_path)

@@ -161,7 +161,7 @@ def test_a_run_that_is_done_gets_its_curves_when_it_is_resumed(tmp_path):
 def test_a_file_in_the_place_of_the_curves_is_told_before_any_work(tmp_path, capsys, monkeypatch):
     folder, _ = make_run(tmp_path / "r", [40.0])
     folder.tensorboard_folder.write_text("mine")
-    monkeypatch.delattr("gmsearch.session._load")
+    monkeypatch.delattr("gmsearch.session.load_searched")
     assert main(["resume", str(folder.path), "--tensorboard"]) == 2
     assert capsys.readouterr() == (
         "",

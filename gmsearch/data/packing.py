@@ -172,7 +172,8 @@ def _held(out: Path, order: Order) -> Iterator[None]:
     Raises DataError where the folder has something else.
     """
     if not is_unfinished(out):
-        if out.exists() and (not out.is_dir() or any(out.iterdir())) and not is_pack(out):
+        is_other = out.exists() and (not out.is_dir() or any(out.iterdir())) and not is_pack(out)
+        if is_other and not is_unfinished(out):  # another packer may have begun it meanwhile
             raise DataError(f"{out} exists and is no pack; choose another folder")
         check_disk(out, order.nbytes)
     with _no_space_told(out), _locked(out / UNFINISHED / "lock"):

@@ -80,6 +80,7 @@ def test_a_batch_of_all_images_is_timed_too(dataset, tmp_path):
     assert timing.training > 0 and timing.evaluation > 0
 
 
+@pytest.mark.slow
 def test_a_plan_is_near_what_the_run_takes(tmp_path):
     """Within a factor of three: the machine of a test may be shared."""
     words = f"--space {SPACE} --budget 30M --trials 4 --epochs 2 --device-hours 0.0001"

@@ -47,6 +47,7 @@ def test_a_limit_is_reached_by_what_was_done_before(limit, is_spent):
     assert Meter(limit, 1.0, {0: record(0, 5)}).is_spent is is_spent
 
 
+@pytest.mark.slow
 def test_a_run_stops_at_its_device_hours_and_goes_on_with_more(tmp_path):
     limit = 6 / 3600
     words = f"run --space {SPACE} --budget 30M --trials 3 --epochs 12 --device-hours {limit}"

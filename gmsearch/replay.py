@@ -13,6 +13,7 @@ from optuna.storages import InMemoryStorage
 from gmsearch.decisions import Event, read_decisions
 from gmsearch.history import History, read_history
 from gmsearch.record import EpochDict, TrialRecord
+from gmsearch.run import RunFolder
 from gmsearch.study import SearchStudy
 
 
@@ -87,12 +88,16 @@ class _Player:
             if known is not None and known.state == "running" and state != "running":
                 self._end(number, state, epochs)
         wanted = {"trials": event["wanted"]}  # more may be wanted in a later session
+        # The run's own folder has whole curves, also of what was not yet trained at the time.
         self._study = SearchStudy(
-            self._history.folder,
+            RunFolder(self._history.folder.path / ".replay"),
             self._history.experiment.model_copy(update=wanted),
             self._history.space,
             storage=self._storage,
         )
+        for number, (state, epochs) in _numbered(event["trials"]):
+            if state == "running" and epochs and number in self._study.records:
+                self._study.catch_up(number, self._curve(number)[:epochs])
 
     def _ask(self, event: Event) -> None:
         assert self._study is not None
@@ -132,4 +137,4 @@ def _told(record: TrialRecord | None) -> Any:
     if record is None:
         return None
     epochs = None if record.state == "running" else record.epochs
-    return record.id, record.state, epochs, tuple(record.picks.items())
+    return record.id, record.state, epochs

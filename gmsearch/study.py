@@ -178,6 +178,10 @@ class SearchStudy:
             self.records[number] = replace(record, reason=verdict.why)
         return verdict.goes_on
 
+    def catch_up(self, number: int, curve: list[dict[str, Any]]) -> None:
+        """Notes what a running trial did in an earlier session, where its folder cannot tell."""
+        self._finish(replace(self.records[number], curve=curve))
+
     def tell(self, number: int) -> TrialRecord:
         """Marks a trial as trained to its last epoch."""
         record = replace(self.records[number], state="complete")

@@ -7,7 +7,7 @@ each held to the budget in the same way, so that a comparison is fair.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
@@ -26,35 +26,38 @@ POPULATION = 50  # the last trainings, among which evolution looks for parents
 TOURNAMENT = 10  # of these, drawn for each parent
 
 
-class SearchSampler(Protocol):
-    """What a search asks of its sampler beside Optuna's own interface."""
+class WholeSampler(BaseSampler):
+    """A sampler that proposes all choices of a design at once."""
 
-    def distributions(self) -> dict[str, BaseDistribution]:
-        """The parameters of a trial."""
-
-    def preview(self, study: Study) -> Worth | None:
-        """What the next ask would propose, or something as good as that; None where nothing is
-        left. The gain is infinite where the sampler does not tell what it expects.
-        """
-
-
-class StrategySampler(BaseSampler):
-    """Proposes what a strategy does, which somebody else keeps up to date."""
-
-    def __init__(self, designs: Designs, strategy: Strategy) -> None:
+    def __init__(self, designs: Designs) -> None:
         self._designs = designs
-        self._strategy = strategy
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        return _categorical(self._designs)
-
-    def preview(self, study: Study) -> Worth | None:
-        return self._strategy.propose()
+        """One categorical parameter for each choice."""
+        options = self._designs.options.items()
+        return {name: CategoricalDistribution(each) for name, each in options}
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         return self.distributions()
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        raise RuntimeError(f"'{name}' is not a choice of this search")
+
+
+class StrategySampler(WholeSampler):
+    """Proposes what a strategy does, which somebody else keeps up to date."""
+
+    def __init__(self, designs: Designs, strategy: Strategy) -> None:
+        super().__init__(designs)
+        self._strategy = strategy
+
+    def preview(self, study: Study) -> Worth | None:
+        """What the next ask proposes; None where nothing is left."""
+        return self._strategy.propose()
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -65,11 +68,6 @@ class StrategySampler(BaseSampler):
         if worth is None:
             raise RuntimeError("no network within the budget is left")
         return worth.design.picks
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
-    ) -> Any:
-        raise RuntimeError(f"'{name}' is not a choice of this search")
 
 
 class GatedSampler(StrategySampler):
@@ -141,27 +139,14 @@ def _options(name: str, distribution: BaseDistribution) -> Sequence[Any]:
     raise ValueError(f"parameter {name!r} is neither categorical nor an integer")
 
 
-def _categorical(designs: Designs) -> dict[str, BaseDistribution]:
-    """One categorical parameter for each choice, with all options that it ever had: Optuna takes
-    no parameter that changes.
-    """
-    declared = designs.declared or designs.options
-    return {name: CategoricalDistribution(options) for name, options in declared.items()}
-
-
-class EvolutionSampler(BaseSampler):
+class EvolutionSampler(WholeSampler):
     """Regularized evolution (Real et al. 2019, arXiv 1802.01548) of several objectives: a neighbour
     of the best of some recent trainings, of several that none beats a random one.
     """
 
     def __init__(self, designs: Designs, seed: int) -> None:
-        self._designs = designs
+        super().__init__(designs)
         self._rng = np.random.default_rng(seed)
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return _categorical(self._designs)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -177,11 +162,6 @@ class EvolutionSampler(BaseSampler):
         parent = self._designs.design(contestants[int(self._rng.choice(best))].params)
         child = None if parent is None else self._designs.mutate(parent, self._rng, most=1)
         return {} if child is None else child.picks
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
-    ) -> Any:
-        raise RuntimeError("it proposes all parameters at once")
 
 
 class OptunaGP(BaseSampler):
@@ -220,7 +200,7 @@ _INNER: dict[str, Callable[[Designs, int], BaseSampler]] = {
 }
 
 
-class BudgetSampler(BaseSampler):
+class BudgetSampler(WholeSampler):
     """Wraps the sampler `name` for studies whose trials carry the user attribute `id`, also running
     ones.
 
@@ -230,15 +210,15 @@ class BudgetSampler(BaseSampler):
     """
 
     def __init__(self, name: str, designs: Designs, num_epochs: int, seed: int) -> None:
+        super().__init__(designs)
         self._name = name
-        self._designs = designs
         self._num_epochs = num_epochs
         self._seed = seed
 
-    def distributions(self) -> dict[str, BaseDistribution]:
-        return _categorical(self._designs)
-
     def preview(self, study: Study) -> Worth | None:
+        """Something as good as what the next ask proposes, of a gain that is not known and so comes
+        first; None where nothing is left.
+        """
         design = self.fresh(study)
         return design and Worth(design, self._num_epochs, math.inf, math.nan, math.nan)
 
@@ -251,11 +231,6 @@ class BudgetSampler(BaseSampler):
             if design is not None and design.known.id not in seen:
                 return design
         return next((d for d in self._designs.listed() if d.known.id not in seen), None)
-
-    def infer_relative_search_space(
-        self, study: Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self.distributions()
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -282,11 +257,6 @@ class BudgetSampler(BaseSampler):
         if found is None:
             raise RuntimeError("no network within the budget is left")
         return found.picks
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
-    ) -> Any:
-        raise RuntimeError(f"'{name}' is not a choice of this search")
 
 
 def _ids(study: Study) -> set[Any]:

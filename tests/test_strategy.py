@@ -103,8 +103,6 @@ def test_it_finds_more_than_random_search(seed):
 
 def test_workers_that_run_at_once_get_different_designs(learned):
     strategy = Strategy(designs(), (NUM_EPOCHS,), seed=0)
-    strategy.known = dict(learned.known)
-    strategy.known = {i: s for i, s in strategy.known.items()}
     for seen in learned.known.values():
         strategy.observe(seen.design, [0.0] * (NUM_EPOCHS - 1) + [seen.tops[-1]], "complete")
     chosen = []

@@ -33,9 +33,11 @@ class WholeSampler(BaseSampler):
         self._designs = designs
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """One categorical parameter for each choice."""
-        options = self._designs.options.items()
-        return {name: CategoricalDistribution(each) for name, each in options}
+        """One categorical parameter for each choice, with all options that it ever had: Optuna
+        takes no parameter that changes.
+        """
+        declared = self._designs.declared or self._designs.options
+        return {name: CategoricalDistribution(options) for name, options in declared.items()}
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial

@@ -180,12 +180,12 @@ def _train(
     console: Console,
     address: str | None,
 ) -> None:
-    from gmsearch import launch, nodes, tune
+    from gmsearch import cluster, launch, nodes
     from gmsearch.retraining import Retraining
 
-    with tune.cluster(address):
+    with cluster.connected(address):
         nodes.share_data(dataset, lambda line: console.print(line, soft_wrap=True))
-        cpus, gpu = tune.plan_workers(settings.workers, tune.live_nodes())
+        cpus, gpu = cluster.plan_workers(settings.workers, cluster.live_nodes())
         if settings.synchronised and not gpu:
             raise SettingsError("--sync-norms: torch synchronises norms on GPUs only")
         for finalist in finalists:

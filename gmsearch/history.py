@@ -12,7 +12,7 @@ from gmsearch.pareto import hypervolume
 from gmsearch.record import TrialRecord, front_of
 from gmsearch.run import RunData, RunFolder
 from gmsearch.space import SearchSpace
-from gmsearch.study import StudyReader
+from gmsearch.stored import StudyReader
 
 
 class Step(NamedTuple):

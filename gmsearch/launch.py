@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 # isort: off
-import gmsearch.tune  # noqa: F401 (sets what Ray reads when it is imported)
+import gmsearch.cluster  # noqa: F401 (sets what Ray reads when it is imported)
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 # isort: on

@@ -89,7 +89,7 @@ def plan_run(experiment: Experiment, console: Console) -> Plan:
     """Measures for up to about a minute, and reads the data as the run would, which packs original
     images on first use. No run folder is made. Raises UserError.
     """
-    from gmsearch import nodes, tune  # two seconds to import
+    from gmsearch import cluster, nodes  # two seconds to import
     from gmsearch.rehearsal import Rehearsal
 
     began = time.time()
@@ -107,9 +107,9 @@ def plan_run(experiment: Experiment, console: Console) -> Plan:
         )
     }
     dataset = load_searched(experiment, console)
-    with tune.cluster(experiment.address):
+    with cluster.connected(experiment.address):
         nodes.share_data(dataset, lambda line: console.print(line, soft_wrap=True))
-        resources = tune.plan_resources(experiment, tune.live_nodes())
+        resources = cluster.plan_resources(experiment, cluster.live_nodes())
         rehearsal = Rehearsal(experiment, resources, dataset)
         start_up = time.time() - began
         candidates = []

@@ -3,15 +3,15 @@
 from typing import Any
 
 # isort: off
-import gmsearch.tune  # noqa: F401 (sets what Ray reads when it is imported)
+import gmsearch.cluster  # noqa: F401 (sets what Ray reads when it is imported)
 import ray
 # isort: on
 
+from gmsearch.cluster import Resources
 from gmsearch.data import AnyDataset
 from gmsearch.experiment import Settings
 from gmsearch.network import Network
 from gmsearch.timing import Timing
-from gmsearch.tune import Resources
 
 
 class Rehearsal:

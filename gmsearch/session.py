@@ -78,13 +78,14 @@ class Session(Generic[Run]):
                 with board:
                     board.update(jobs.records.values())
             return None
-        from gmsearch import nodes, tune  # two seconds to import, and a finished run does without
+        # Two seconds to import, and a finished run does without.
+        from gmsearch import cluster, nodes, tune
 
         trained_before = sum(record.seconds for record in jobs.records.values())
         limit = self.settings.device_hours
-        with tune.cluster(self.settings.address):
+        with cluster.connected(self.settings.address):
             nodes.share_data(self.dataset, self.say)
-            resources = tune.plan_resources(self.settings, tune.live_nodes())
+            resources = cluster.plan_resources(self.settings, cluster.live_nodes())
             self.console.print(
                 f"{len(self.dataset.train):,} training and {len(self.dataset.minival):,} minival "
                 f"images of {len(self.dataset.classes)} classes; "

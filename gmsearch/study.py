@@ -2,11 +2,8 @@
 it.
 """
 
-import gc
-import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
@@ -18,24 +15,17 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from gmsearch.architecture import Architecture
 from gmsearch.designs import Design, known_of, network_designs
-from gmsearch.errors import ArchitectureError, SettingsError
+from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.gmnet import gmnet_within, without_gates
 from gmsearch.record import Job, TrialRecord
-from gmsearch.run import RunFolder, read_curve
+from gmsearch.run import RunFolder
 from gmsearch.sampler import BudgetSampler, StrategySampler
 from gmsearch.space import SearchSpace
 from gmsearch.stopping import ByGain, Halving, Stopping, rungs_of
-from gmsearch.storage import READ_ERRORS, first_line, open_to_read, open_to_write, place_of
+from gmsearch.storage import READ_ERRORS, first_line, open_to_write, place_of
+from gmsearch.stored import record_of
 from gmsearch.strategy import Strategy, Worth
-
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.RUNNING: "running",
-    TrialState.FAIL: "failed",
-    TrialState.PRUNED: "stopped",
-}
-
 
 # Attributes of a trial that ended, which the one that goes on with it does not have.
 _OF_AN_ENDING = ("epochs", "seconds", "top1", "reason")
@@ -314,7 +304,7 @@ class SearchStudy:
         if (
             frozen.state != TrialState.WAITING
             and "id" in frozen.user_attrs
-            and (_record_of(frozen, self._folder, self._experiment) is None)
+            and (record_of(frozen, self._folder, self._experiment) is None)
         ):
             raise SettingsError(
                 f"{place_of(self._folder, self._experiment.storage)}: trial {frozen.number} was "
@@ -380,7 +370,7 @@ class SearchStudy:
 
     def _remember(self, frozen: FrozenTrial) -> None:
         """Takes a stored trial into `records`."""
-        record = _record_of(frozen, self._folder, self._experiment)
+        record = record_of(frozen, self._folder, self._experiment)
         if record is None:
             if frozen.state == TrialState.RUNNING:
                 self._study.tell(frozen.number, state=TrialState.FAIL)
@@ -422,122 +412,3 @@ def _stopping_of(experiment: Experiment, strategy: Strategy) -> Stopping | None:
     if experiment.early_stop == "gated":
         return ByGain(strategy)
     return Halving(experiment.objectives) if experiment.early_stop == "asha" else None
-
-
-class StudyReader:
-    """Reads the trials of a run, which may go on meanwhile; writes nothing. Trials that have ended
-    are read once.
-
-    `storage` is where the study lies if not where the run says, as `open_storage` takes it. Raises
-    SettingsError where there is no study, or another one.
-    """
-
-    def __init__(
-        self, folder: RunFolder, experiment: Experiment, storage: str | None = None
-    ) -> None:
-        self._folder = folder
-        self._experiment = experiment
-        storage = experiment.storage if storage is None else storage
-        self._place = place_of(folder, storage)
-        self._ended: dict[int, TrialRecord | None] = {}
-        self.storage = open_to_read(folder, storage)
-        try:
-            self.study_id = self.storage.get_study_id_from_name(experiment.name)
-        except KeyError:
-            raise SettingsError(
-                f"{self._place}: no study {experiment.name!r} in it; it is another run's"
-            ) from None
-        except READ_ERRORS as error:
-            raise self._unreadable(error) from None
-
-    def read(self) -> tuple[list[TrialRecord], int]:
-        """The trials by number, and how many there are that the run did not write."""
-        with _nothing_collected():
-            try:
-                trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
-            except READ_ERRORS as error:
-                raise self._unreadable(error) from None
-            again = {trial.user_attrs.get("continues") for trial in trials}
-            records = [self._record(trial) for trial in trials if trial.number not in again]
-        known = [record for record in records if record is not None]
-        return known, len(records) - len(known)
-
-    def _record(self, trial: FrozenTrial) -> TrialRecord | None:
-        if trial.number not in self._ended:
-            record = _record_of(trial, self._folder, self._experiment)
-            if not trial.state.is_finished():
-                return record
-            self._ended[trial.number] = record
-        return self._ended[trial.number]
-
-    def _unreadable(self, error: Exception) -> SettingsError:
-        return SettingsError(f"{self._place}: cannot be read: {first_line(error)}")
-
-
-@contextmanager
-def _nothing_collected() -> Iterator[None]:
-    """Leaves garbage alone meanwhile. A long study is a dozen objects for each trial, and all of
-    them live: looking for dead ones among them takes as long as reading them.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
-def read_records(folder: RunFolder, experiment: Experiment) -> tuple[list[TrialRecord], int]:
-    """The trials of a run, which may go on meanwhile, and the number of those in its study that it
-    did not write. Nothing is written.
-
-    Raises SettingsError where there is no study, or another one.
-    """
-    return StudyReader(folder, experiment).read()
-
-
-def _record_of(
-    frozen: FrozenTrial, folder: RunFolder, experiment: Experiment
-) -> TrialRecord | None:
-    """A stored trial; None for one that another program wrote, or that was cut off."""
-    notes = frozen.user_attrs
-    try:
-        curve = notes.get("curve", [])
-        if not curve or frozen.state == TrialState.RUNNING:  # the folder may have more of it
-            curve = max(curve, read_curve(folder.trial_folder(notes["id"])), key=len)
-        record = TrialRecord(
-            number=frozen.number,
-            id=notes["id"],
-            state=_STATES[frozen.state],
-            network=Architecture.from_dict(notes["architecture"]),
-            seed=experiment.seed,
-            macs=notes["macs"],
-            params=notes["params"],
-            activations=notes["activations"],
-            baseline=notes["baseline"],
-            picks=dict(frozen.params),
-            curve=curve,
-            reason=notes.get("reason"),
-        )
-    except (KeyError, TypeError, ArchitectureError):
-        return None
-    return record if _is_whole(record) else None
-
-
-def _is_whole(record: TrialRecord) -> bool:
-    """Whether a trial has what a search writes of one."""
-    costs = (record.macs, record.params, record.activations)
-    return (
-        all(isinstance(cost, int) for cost in costs)
-        and record.baseline in (None, "GmNet", "no gates")
-        and all(_is_epoch(epoch) for epoch in record.curve)
-        and (record.state != "complete" or bool(record.curve))
-    )
-
-
-def _is_epoch(epoch: Any) -> bool:
-    try:
-        return math.isfinite(epoch["top1"]) and math.isfinite(epoch["seconds"])
-    except (KeyError, TypeError):
-        return False

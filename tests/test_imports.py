@@ -34,9 +34,11 @@ FLOORS = (
         *{"trial", "retraining", "roofline", "latency", "what", "timing"},
     },
     {
-        *{"jobs", "trainings", "sampler", "storage", "study", "console", "picture", "progress"},
+        *{"jobs", "trainings", "sampler", "storage", "stored", "study"},
+        *{"console", "picture", "progress"},
         *{"notes", "scatter", "tensorboard", "trackers"},
-        *{"shelf", "worker", "tune", "nodes", "session", "launch", "spending", "rehearsal"},
+        *{"cluster", "shelf", "worker", "watch", "driver", "tune", "nodes", "session", "launch"},
+        *{"spending", "rehearsal"},
         *{"decisions", "simulator"},
     },
     {
@@ -76,8 +78,11 @@ DOORS = {
         *{"augment", "streaming", "teacher", "retraining", "data.named"},
         *{"exporting.subject", "exporting.pretrained"},
     },
-    "ray": {"tune", "worker", "nodes", "shelf", "launch", "trackers", "rehearsal"},
-    "optuna": {"sampler", "storage", "study", "replay"},
+    "ray": {
+        *{"cluster", "watch", "tune", "worker", "nodes", "shelf", "launch", "trackers"},
+        *{"rehearsal"},
+    },
+    "optuna": {"sampler", "storage", "stored", "study", "replay"},
     "optuna_dashboard": {"dashboard"},
     "bottle": {"dashboard"},
     "plotly": {"plots", "report.charts", "report.page"},

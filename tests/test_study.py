@@ -14,7 +14,8 @@ from gmsearch.gmnet import gmnet, gmnet_within, without_gates
 from gmsearch.run import RunData, RunFolder, check_run, write_settings
 from gmsearch.search import as_begun
 from gmsearch.space_file import read_space, read_space_data
-from gmsearch.study import SearchStudy, read_records
+from gmsearch.stored import read_records
+from gmsearch.study import SearchStudy
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
 BUDGET = 30_000_000

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gmsearch.cluster import Resources, plan_resources, replan
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.space_file import read_space_data
-from gmsearch.tune import Resources, plan_resources, replan
 
 SPACE = read_space_data(Path(__file__).parents[1] / "search_spaces" / "tiny.yaml")
 GB = 1e9

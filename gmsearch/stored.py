@@ -1,0 +1,140 @@
+"""Trials as they are stored in a study, read as records; nothing is written."""
+
+import gc
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from gmsearch.architecture import Architecture
+from gmsearch.errors import ArchitectureError, SettingsError
+from gmsearch.experiment import Experiment
+from gmsearch.record import TrialRecord
+from gmsearch.run import RunFolder, read_curve
+from gmsearch.storage import READ_ERRORS, first_line, open_to_read, place_of
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.RUNNING: "running",
+    TrialState.FAIL: "failed",
+    TrialState.PRUNED: "stopped",
+}
+
+
+class StudyReader:
+    """Reads the trials of a run, which may go on meanwhile; writes nothing. Trials that have ended
+    are read once.
+
+    `storage` is where the study lies if not where the run says, as `open_storage` takes it. Raises
+    SettingsError where there is no study, or another one.
+    """
+
+    def __init__(
+        self, folder: RunFolder, experiment: Experiment, storage: str | None = None
+    ) -> None:
+        self._folder = folder
+        self._experiment = experiment
+        storage = experiment.storage if storage is None else storage
+        self._place = place_of(folder, storage)
+        self._ended: dict[int, TrialRecord | None] = {}
+        self.storage = open_to_read(folder, storage)
+        try:
+            self.study_id = self.storage.get_study_id_from_name(experiment.name)
+        except KeyError:
+            raise SettingsError(
+                f"{self._place}: no study {experiment.name!r} in it; it is another run's"
+            ) from None
+        except READ_ERRORS as error:
+            raise self._unreadable(error) from None
+
+    def read(self) -> tuple[list[TrialRecord], int]:
+        """The trials by number, and how many there are that the run did not write."""
+        with _nothing_collected():
+            try:
+                trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
+            except READ_ERRORS as error:
+                raise self._unreadable(error) from None
+            again = {trial.user_attrs.get("continues") for trial in trials}
+            records = [self._record(trial) for trial in trials if trial.number not in again]
+        known = [record for record in records if record is not None]
+        return known, len(records) - len(known)
+
+    def _record(self, trial: FrozenTrial) -> TrialRecord | None:
+        if trial.number not in self._ended:
+            record = record_of(trial, self._folder, self._experiment)
+            if not trial.state.is_finished():
+                return record
+            self._ended[trial.number] = record
+        return self._ended[trial.number]
+
+    def _unreadable(self, error: Exception) -> SettingsError:
+        return SettingsError(f"{self._place}: cannot be read: {first_line(error)}")
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Leaves garbage alone meanwhile. A long study is a dozen objects for each trial, and all of
+    them live: looking for dead ones among them takes as long as reading them.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def read_records(folder: RunFolder, experiment: Experiment) -> tuple[list[TrialRecord], int]:
+    """The trials of a run, which may go on meanwhile, and the number of those in its study that it
+    did not write. Nothing is written.
+
+    Raises SettingsError where there is no study, or another one.
+    """
+    return StudyReader(folder, experiment).read()
+
+
+def record_of(frozen: FrozenTrial, folder: RunFolder, experiment: Experiment) -> TrialRecord | None:
+    """A stored trial; None for one that another program wrote, or that was cut off."""
+    notes = frozen.user_attrs
+    try:
+        curve = notes.get("curve", [])
+        if not curve or frozen.state == TrialState.RUNNING:  # the folder may have more of it
+            curve = max(curve, read_curve(folder.trial_folder(notes["id"])), key=len)
+        record = TrialRecord(
+            number=frozen.number,
+            id=notes["id"],
+            state=_STATES[frozen.state],
+            network=Architecture.from_dict(notes["architecture"]),
+            seed=experiment.seed,
+            macs=notes["macs"],
+            params=notes["params"],
+            activations=notes["activations"],
+            baseline=notes["baseline"],
+            picks=dict(frozen.params),
+            curve=curve,
+            reason=notes.get("reason"),
+        )
+    except (KeyError, TypeError, ArchitectureError):
+        return None
+    return record if _is_whole(record) else None
+
+
+def _is_whole(record: TrialRecord) -> bool:
+    """Whether a trial has what a search writes of one."""
+    costs = (record.macs, record.params, record.activations)
+    return (
+        all(isinstance(cost, int) for cost in costs)
+        and record.baseline in (None, "GmNet", "no gates")
+        and all(_is_epoch(epoch) for epoch in record.curve)
+        and (record.state != "complete" or bool(record.curve))
+    )
+
+
+def _is_epoch(epoch: Any) -> bool:
+    try:
+        return math.isfinite(epoch["top1"]) and math.isfinite(epoch["seconds"])
+    except (KeyError, TypeError):
+        return False

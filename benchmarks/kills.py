@@ -1,11 +1,12 @@
 """One run that is killed at random moments and resumed each time, beside one that is left alone.
 
     python benchmarks/kills.py [--kills 20] [--trials 8] [--epochs 4] [--seed 0] [--data SRC]
+                               [--sampler gated] [--early-stop gated]
 
 Each kill is `kill -9` of the driver, of a worker, of Ray's node, or of all at once, some seconds
-after the run began or went on. In the end both runs must have the same trials with the same top1 in
-every epoch; exit code 1 where they have not. Takes minutes; Linux, and no GPU, whose sums differ
-from run to run.
+after the run began or went on. One worker trains at a time, so that decisions have an order. In the
+end both runs must have the same trials with the same top1 in every epoch; exit code 1 where they
+have not. Takes minutes; Linux, and no GPU, whose sums differ from run to run.
 """
 
 import argparse
@@ -29,12 +30,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("kills", 20), ("trials", 8), ("epochs", 4), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--data", default="bands")
+    for name, default in (("data", "bands"), ("sampler", "gated"), ("early-stop", "gated")):
+        parser.add_argument(f"--{name}", default=default)
     said = parser.parse_args()
     rng = random.Random(said.seed)
     with tempfile.TemporaryDirectory(prefix="gmsearch-kills-") as scratch:
         words = f"--space {SPACE} --budget 30M --trials {said.trials} --epochs {said.epochs}"
-        words += " --sampler random --early-stop off --workers 1 --resolution 32"
+        words += f" --sampler {said.sampler} --early-stop {said.early_stop} --workers 1"
+        words += " --resolution 32"
         words += f" --runs-dir {scratch} --data {said.data}"
         began = time.monotonic()
         alone = start("run", *words.split(), "--name", "alone")

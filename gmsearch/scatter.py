@@ -39,8 +39,9 @@ class _Axis:
 def scatter(
     experiment: Experiment, records: Iterable[TrialRecord], *, ascii_only: bool = False
 ) -> list[str]:
-    """Lines with all complete trials, the front as a step line, and a letter for each baseline,
-    which hides the dots of its character; nothing where no trial is complete.
+    """Lines with all complete trials, the front of top1 and the first cost as a step line, and a
+    letter for each baseline, which hides the dots of its character; nothing where no trial is
+    complete.
 
     In ASCII there are characters for dots, and the front is marked trials without a line.
     """
@@ -74,7 +75,7 @@ def scatter(
     area = _area(marks | letters)
     gutter = len(f"{y_axis.high:.1f}")
     return [
-        _legend(cost, set(letters.values()), ascii_only),
+        _legend(experiment, set(letters.values()), ascii_only),
         *_with_top1(area, y_axis, down, gutter, ascii_only),
         *(
             " " * (gutter + 1) + line
@@ -110,8 +111,10 @@ def _area(marks: dict[Place, str]) -> list[str]:
     ]
 
 
-def _legend(cost: str, letters: set[str], ascii_only: bool) -> str:
+def _legend(experiment: Experiment, letters: set[str], ascii_only: bool) -> str:
+    _, cost, *others = experiment.objectives
     front = ". trials, * front" if ascii_only else "dots trials, line front"
+    front += " of these two" if others else ""
     names = {**{letter: name for name, letter in LETTERS.items()}, BOTH: "both baselines"}
     told = "".join(f", {letter} {name}" for letter, name in names.items() if letter in letters)
     return f"top1 in % against {COST_WORDS[cost]}: {front}{told}"

@@ -156,6 +156,7 @@ def test_axes_tell_the_lowest_and_the_highest_with_their_units():
     assert len(lines[11]) == len(lines[12]) == len("65.6 ┤") + ACROSS
     by_params = scatter(experiment(objectives=("top1", "params", "macs")), records)
     assert by_params[12].split() == ["789K", "1.9M", "params"]
+    assert by_params[0].endswith("line front of these two")
 
 
 def test_baselines_are_letters_where_they_stand():

@@ -11,7 +11,7 @@ from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.files import replacing
 from gmsearch.palette import BASELINE_MARKS, BLUE, COST_WORDS, ORANGE, PALE, VERMILION
-from gmsearch.record import TrialRecord, front_of, interval_of
+from gmsearch.record import TrialRecord, front_of, interval_of, tied
 from gmsearch.space import format_size
 from gmsearch.survey import Survey, feasible_in_words, shares
 
@@ -25,7 +25,7 @@ def draw_front(
     The line is the front over that cost alone, the dots are that over all objectives.
 
     The bars are 95 % intervals from the number of minival images, where it is known; a seed's own
-    noise comes on top.
+    noise comes on top. Dots of the front whose interval overlaps their neighbour's are hollow.
     """
     plt = _pyplot()
     cost = experiment.objectives[1]
@@ -42,10 +42,15 @@ def draw_front(
         axes.errorbar(costs, top1s, around, fmt="none", color="0.85", lw=1, zorder=0)
     axes.scatter(*_columns(searched, cost), s=28, color=PALE, label="searched")
     axes.step(*_columns(line, cost), where="post", color=BLUE, lw=1.2)
-    axes.scatter(*_columns(best, cost), s=44, color=BLUE, zorder=3, label="front")
+    ties = tied(best, num_minival)
+    for label, face in (("front", BLUE), ("front: a tie", "white")):
+        dots = [record for record in best if (record.id in ties) == (face != BLUE)]
+        if dots:
+            at = _columns(dots, cost)
+            axes.scatter(*at, s=44, c=face, edgecolors=BLUE, lw=1.5, zorder=3, label=label)
     for record in best:
-        at = _point(record, cost)
-        axes.annotate(record.id, at, xytext=(4, -10), textcoords="offset points", fontsize=7)
+        place = _point(record, cost)
+        axes.annotate(record.id, place, xytext=(4, -10), textcoords="offset points", fontsize=7)
     for record in complete:
         if record.baseline:
             x, y = _point(record, cost)

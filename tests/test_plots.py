@@ -11,7 +11,7 @@ from gmsearch.history import History, read_history
 from gmsearch.pareto import hypervolume
 from gmsearch.picture import draw_front
 from gmsearch.plots import front_figure, hypervolume_figure
-from gmsearch.record import front_of, interval_of
+from gmsearch.record import front_of, interval_of, tied
 from gmsearch.references import read_references, select
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -161,9 +161,14 @@ def test_all_of_a_front_over_three_objectives_is_marked(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("gmsearch.picture._write", lambda path, figure: drawn.append(figure))
     draw_front(folder.front_picture, history.experiment, history.records, 500)
-    (dots,) = (c for c in drawn[0].axes[0].collections if c.get_label() == "front")
+    parts = {c.get_label(): c for c in drawn[0].axes[0].collections}
+    dots = {label: c for label, c in parts.items() if label.startswith("front")}
     assert "blue: the front over activations, params; " in drawn[0].axes[0].get_title()
-    assert {tuple(each) for each in dots.get_offsets()} == known(history.front, "activations")
+    found = [tuple(each) for part in dots.values() for each in part.get_offsets()]
+    assert len(found) == len(history.front) and set(found) == known(history.front, "activations")
+    hollow = [tuple(each) for each in dots["front: a tie"].get_offsets()]
+    ties = tied(history.front, 500)
+    assert set(hollow) == known([r for r in history.front if r.id in ties], "activations")
 
 
 def test_a_limit_hangs_on_the_experiment_alone(tmp_path):

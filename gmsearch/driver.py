@@ -10,11 +10,11 @@ from typing import Any
 from gmsearch.errors import TrainingError
 from gmsearch.experiment import Settings
 from gmsearch.jobs import Jobs, Listener
+from gmsearch.lookout import Lookout
 from gmsearch.record import Job, TrialRecord
 from gmsearch.run import write_trial
 from gmsearch.shelf import CHECKPOINT, OwnShelf, Shelf
 from gmsearch.spending import Meter
-from gmsearch.watch import Watch
 
 MOST_FAILURES = 5  # trials that fail before one is complete: the cause is not in the networks
 FINISHED = "FINISHED"  # instead of a configuration: nothing is left
@@ -30,7 +30,7 @@ class Driver:
     def __init__(
         self,
         settings: Settings,
-        watch: Watch,
+        lookout: Lookout,
         jobs: Jobs,
         listeners: Sequence[Listener],
         meter: Meter,
@@ -38,7 +38,7 @@ class Driver:
         shelf: Shelf | None,
     ) -> None:
         self.settings = settings
-        self.watch = watch
+        self.lookout = lookout
         self.jobs = jobs
         self.listeners = listeners
         self.is_dry = False  # nothing more to do, until a training ends
@@ -65,7 +65,7 @@ class Driver:
         """The configuration of the next trial; None while all workers are busy, FINISHED when
         nothing is left.
         """
-        if len(self.running) >= self.watch.resources.workers:
+        if len(self.running) >= self.lookout.resources.workers:
             return None  # a proposal waits until the results before it are in
         if self.meter.is_spent:
             return FINISHED
@@ -88,8 +88,8 @@ class Driver:
             "seed": job.seed,
             "folder": str(job.folder.absolute()),
             "weights": None if job.weights is None else str(job.weights),
-            "threads": self.watch.resources.threads,
-            "gpu": self.watch.resources.gpus > 0,
+            "threads": self.lookout.resources.threads,
+            "gpu": self.lookout.resources.gpus > 0,
             **self.ways,
         }
 
@@ -107,7 +107,7 @@ class Driver:
         if self.first_training is None:
             self.first_training = result["began"]
         curve = result["curve"]
-        self.watch.heard(number, curve[-1]["seconds"])
+        self.lookout.heard(number, curve[-1]["seconds"])
         if result["away"]:
             job = self.running[number]
             write_trial(job.folder, job.network, curve)
@@ -133,18 +133,18 @@ class Driver:
                 self.finish(number, self.jobs.tell_failed(number, reason))
                 return
             self.died_after[number] = epochs
-        self.watch.ended(number)
+        self.lookout.ended(number)
         self.meter.ended(number)
         self.again.append(self.running.pop(number))
 
     def step(self) -> None:
-        self.hung |= self.watch.step()
+        self.hung |= self.lookout.step()
 
     def finish(self, number: int, record: TrialRecord) -> None:
         job = self.running.pop(number)
         self.is_dry = False
         self.meter.ended(number)
-        self.watch.ended(number)
+        self.lookout.ended(number)
         if self.shelf is not None and record.epochs:
             self._fetch(job, self.shelf)
         self.update()

@@ -23,11 +23,11 @@ from gmsearch.data import AnyDataset
 from gmsearch.driver import FINISHED, Driver
 from gmsearch.experiment import Settings
 from gmsearch.jobs import Jobs, Listener
+from gmsearch.lookout import Lookout
 from gmsearch.run import RunFolder
 from gmsearch.shelf import check_place, put_up
 from gmsearch.spending import Meter
 from gmsearch.trackers import make_trackers
-from gmsearch.watch import Watch
 
 SCRATCH = ".tune-"  # Ray's own files while it works
 MARK = "here"  # a file among these: who sees it sees the run folder
@@ -74,8 +74,8 @@ def run_trials(
     elif settings.address is not None:
         _keeper = put_up(folder.trials_folder)
     ways = {"mark": str(scratch / MARK), "checkpoints": place}
-    watch = Watch(settings, resources, dataset, say)
-    driver = Driver(settings, watch, jobs, listeners, meter, ways, shelf)
+    lookout = Lookout(settings, resources, dataset, say)
+    driver = Driver(settings, lookout, jobs, listeners, meter, ways, shelf)
     try:
         tune.Tuner(
             trainable,
@@ -176,7 +176,7 @@ class _Tells(tune.Callback):
         self._driver = driver
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._driver.watch.began(trial.config["number"], trial)
+        self._driver.lookout.began(trial.config["number"], trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         with self._driver.keeping_errors():
@@ -191,7 +191,7 @@ class _Tells(tune.Callback):
                 trial.config["number"],
                 _cause(said),
                 with_its_node=any(words in said for words in NODE_LOST)
-                or ("DataError" in said and self._driver.watch.has_news()),
+                or ("DataError" in said and self._driver.lookout.has_news()),
             )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ FLOORS = (
         *{"jobs", "trainings", "sampler", "storage", "stored", "study"},
         *{"console", "picture", "progress"},
         *{"notes", "scatter", "tensorboard", "trackers"},
-        *{"cluster", "shelf", "worker", "watch", "driver", "tune", "nodes", "session", "launch"},
+        *{"cluster", "shelf", "worker", "lookout", "driver", "tune", "nodes", "session", "launch"},
         *{"spending", "rehearsal"},
         *{"decisions", "simulator"},
     },
@@ -79,7 +79,7 @@ DOORS = {
         *{"exporting.subject", "exporting.pretrained"},
     },
     "ray": {
-        *{"cluster", "watch", "tune", "worker", "nodes", "shelf", "launch", "trackers"},
+        *{"cluster", "lookout", "tune", "worker", "nodes", "shelf", "launch", "trackers"},
         *{"rehearsal"},
     },
     "optuna": {"sampler", "storage", "stored", "study", "replay"},

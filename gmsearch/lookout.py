@@ -21,7 +21,7 @@ HELD_UP = 5.0  # seconds of a step after which the driver was held up itself
 SLOWER = 10  # times the longest epoch so far: a worker that is silent for longer is hung
 
 
-class Watch:
+class Lookout:
     """Looks after the nodes, which come and go, and after workers that do not speak any more."""
 
     def __init__(

@@ -96,7 +96,7 @@ class Plan:
         return self._end(number, state="complete")
 
     def tell_stopped(self, number: int) -> TrialRecord:
-        raise NotImplementedError("what is planned is trained to its end")
+        return self._end(number, state="stopped")
 
     def tell_failed(self, number: int, reason: str) -> TrialRecord:
         return self._end(number, state="failed", reason=" ".join(reason.split()))

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna import load_study
 from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState, create_trial
 
 from gmsearch.decisions import Event, read_decisions
 from gmsearch.history import History, read_history
@@ -82,26 +84,31 @@ class _Player:
         for number, (state, epochs) in _numbered(event["trials"]):
             if self._study is None:
                 break
-            while number not in self._study.records and self._study.ask() is not None:
-                pass
+            if number not in self._study.records:
+                self._skip_to(number)
+                self._study.ask()
             known = self._study.records.get(number)
-            if known is not None and known.state == "running" and state != "running":
+            if known is None or known.state != "running":
+                continue
+            if state == "running":
+                self._keep_curve(number, epochs)
+            else:
                 self._end(number, state, epochs)
-        wanted = {"trials": event["wanted"]}  # more may be wanted in a later session
+        # More may be wanted in a later session, of less of the space.
+        effort = {"trials": event["wanted"], "narrowed": event.get("narrowed")}
+        experiment = self._history.experiment.model_copy(update=effort)
         # The run's own folder has whole curves, also of what was not yet trained at the time.
         self._study = SearchStudy(
             RunFolder(self._history.folder.path / ".replay"),
-            self._history.experiment.model_copy(update=wanted),
-            self._history.space,
+            experiment,
+            experiment.space_left(self._history.folder.experiment_file),
             storage=self._storage,
         )
-        for number, (state, epochs) in _numbered(event["trials"]):
-            if state == "running" and epochs and number in self._study.records:
-                self._study.catch_up(number, self._curve(number)[:epochs])
 
     def _ask(self, event: Event) -> None:
         assert self._study is not None
         self.num_decisions += 1
+        self._skip_to(event["number"])
         job = self._study.ask()
         found = None if job is None else (job.number, job.network.id)
         if found != (event["number"], event["id"]):
@@ -109,6 +116,19 @@ class _Player:
                 f"trial {event['number']}: {'nothing' if found is None else found[1]} was asked "
                 f"for instead of {event['id']}"
             )
+
+    def _keep_curve(self, number: int, epochs: int) -> None:
+        """What the next session finds of a running trial; a run has it in the trial's folder."""
+        study = self._storage.get_study_id_from_name(self._history.experiment.name)
+        trial = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        self._storage.set_trial_user_attr(trial, "curve", self._curve(number)[:epochs])
+
+    def _skip_to(self, number: int) -> None:
+        """Uses up the numbers of trials that a kill cut off within their ask."""
+        name = self._history.experiment.name
+        study = load_study(study_name=name, storage=self._storage)
+        cut_off = create_trial(state=TrialState.FAIL)
+        study.add_trials([cut_off] * (number - len(study.get_trials(deepcopy=False))))
 
     def _end(self, number: int, state: str, epochs: int) -> None:
         assert self._study is not None

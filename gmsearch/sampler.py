@@ -7,6 +7,7 @@ each held to the budget in the same way, so that a comparison is fair.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,8 @@ class GatedSampler(StrategySampler):
     The first value of a trial is the one that costs training, and is maximised; it should be about
     0 to 100. `describe` maps parameters to `Known`: an identity, the exact costs as shares of what
     is allowed, and physical features; or to None where they are not allowed. Integers count as
-    ordered choices. A trial is a RuntimeError where nothing is left to propose.
+    ordered choices. A trial that is pruned or fails counts as the worst so far, so that its like is
+    not proposed for ever. Where nothing is left to propose, the next trial is a RuntimeError.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class GatedSampler(StrategySampler):
         super().__init__(designs, Strategy(designs, (1,), seed))
         self._space = dict(space)
         self._seen: dict[int, TrialState] = {}
+        self._lock = Lock()  # threads of one `optimize` share a sampler
 
     def distributions(self) -> dict[str, BaseDistribution]:
         return self._space
@@ -108,15 +111,21 @@ class GatedSampler(StrategySampler):
     ) -> dict[str, Any]:
         if study.directions[0] != StudyDirection.MAXIMIZE:
             raise ValueError("the first direction of the study must be to maximize")
-        for other in study.get_trials(deepcopy=False):
-            if other.number != trial.number and self._seen.get(other.number) != other.state:
-                self._seen[other.number] = other.state
-                self._take_in(other)
-        return super().sample_relative(study, trial, search_space)
+        with self._lock:
+            for other in study.get_trials(deepcopy=False):
+                if other.number != trial.number and self._seen.get(other.number) != other.state:
+                    self._take_in(other)
+            picks = super().sample_relative(study, trial, search_space)
+            self._seen[trial.number] = trial.state
+            design = self._designs.design(picks)
+            if design is not None:  # others must not get it while its parameters are being stored
+                self._strategy.observe(design, [], "running")
+            return picks
 
     def _take_in(self, trial: FrozenTrial) -> None:
         if set(trial.params) != set(self._space):
             return  # of another space, or not yet asked for
+        self._seen[trial.number] = trial.state
         design = self._designs.design(trial.params)
         if design is None:
             return

@@ -15,6 +15,7 @@ from gmsearch.run import RunFolder
 from gmsearch.session import Account, Ending, Session, open_session
 from gmsearch.space import SearchSpace, format_size
 from gmsearch.storage import STORAGE_ERRORS, first_line, place_of
+from gmsearch.stored import StudyReader
 from gmsearch.study import SearchStudy
 
 
@@ -25,6 +26,7 @@ def run_search(experiment: Experiment, folder: RunFolder) -> Ending:
     TrainingError where every trial fails.
     """
     experiment = as_begun(experiment, folder)
+    _check_moved(experiment, folder)
     space = experiment.space_left(folder.experiment_file)
     space.check_budget(experiment.budget)
     with open_session(experiment, folder) as session:
@@ -54,6 +56,16 @@ def as_begun(experiment: Experiment, folder: RunFolder) -> Experiment:
     if whole.narrowed_to(experiment.search_space(folder.experiment_file)) is None:
         return experiment
     return experiment.model_copy(update={"space": before.space, "narrowed": experiment.space})
+
+
+def _check_moved(experiment: Experiment, folder: RunFolder) -> None:
+    """Raises SettingsError where a run is to go on with a study elsewhere that is not its own;
+    nothing is written yet.
+    """
+    if folder.experiment_file.exists():
+        before = read_settings(folder.experiment_file)
+        if isinstance(before, Experiment) and before.storage != experiment.storage:
+            StudyReader(folder, experiment.model_copy(update={"data_digest": before.data_digest}))
 
 
 def _narrowing_in_words(space: SearchSpace, study: SearchStudy) -> Iterator[str]:

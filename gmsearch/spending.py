@@ -27,15 +27,16 @@ class Meter:
         self._devices = devices
         self._clock = clock
         self._records = records
-        self._seconds = {number: record.seconds for number, record in records.items()}
+        self._seconds = {_training_of(record): record.seconds for record in records.values()}
         self._total = sum(self._seconds.values())
         self._since: dict[int, float] = {}
 
     def heard(self, number: int) -> None:
         """A training told of an epoch."""
-        before = self._seconds.get(number, 0.0)
-        self._seconds[number] = self._records[number].seconds
-        self._total += self._seconds[number] - before
+        record = self._records[number]
+        training = _training_of(record)
+        self._total += record.seconds - self._seconds.get(training, 0.0)
+        self._seconds[training] = record.seconds
         self._since[number] = self._clock()
 
     def ended(self, number: int) -> None:
@@ -53,3 +54,8 @@ class Meter:
     def is_spent(self) -> bool:
         """Whether the limit is reached; never where there is none."""
         return self._limit is not None and self.hours >= self._limit
+
+
+def _training_of(record: TrialRecord) -> tuple[str, int]:
+    """What stays the same where a stopped training is taken up as another trial."""
+    return record.id, record.seed

@@ -5,6 +5,7 @@ Passwords come with the URL or from where the database's own programs look for t
 ~/.pgpass of PostgreSQL; none is written down or printed.
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def open_to_write(folder: RunFolder, storage: str | None) -> BaseStorage:
             return _own_file(folder)
         if storage.startswith(JOURNAL):
             file = Path(storage.removeprefix(JOURNAL))
-            _mend(file)
+            if file.exists() and file.stat().st_size:
+                _check_journal(file)
+                _mend(file)
             return JournalStorage(JournalFileBackend(str(file)))
         return RDBStorage(storage, engine_kwargs=_engine(storage))
     except READ_ERRORS as error:
@@ -88,7 +91,10 @@ def open_storage(storage: str) -> BaseStorage:
 
 def first_line(error: Exception) -> str:
     """What a storage stumbled over."""
-    said = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # the libraries in between say less
+        cause = cause.__cause__
+    said = (str(cause).strip() or type(cause).__name__).splitlines()[0]
     return without_password(said)
 
 
@@ -99,12 +105,22 @@ def _engine(storage: str) -> dict[str, Any]:
     return {"pool_pre_ping": True}
 
 
+def _check_journal(file: Path) -> None:
+    """Raises ValueError for a file that no journal of Optuna's is: its lines would be added to."""
+    with file.open("rb") as opened:
+        first = opened.readline()
+    try:
+        is_ours = "op_code" in json.loads(first)
+    except (ValueError, TypeError):
+        is_ours = not first.endswith(b"\n") and first.startswith(b'{"op_code"')  # cut off by a kill
+    if not is_ours:
+        raise ValueError("it is no journal of Optuna's; give a file of its own to the study")
+
+
 def _mend(file: Path) -> None:
     """Cuts off the last line of a journal where a kill or a full disk left a part of it, to which
     Optuna would append the next.
     """
-    if not file.is_file() or _is_sqlite(file):
-        return
     others = JournalFileSymlinkLock(str(file))  # as Optuna locks it for every line
     others.acquire()
     try:

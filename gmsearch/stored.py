@@ -2,7 +2,7 @@
 
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from gmsearch.record import TrialRecord
 from gmsearch.run import RunFolder, read_curve
 from gmsearch.storage import READ_ERRORS, first_line, open_to_read, place_of
 
+SETTINGS = "settings"  # the attribute of a study with the digest of its run's
 _STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.RUNNING: "running",
@@ -42,12 +43,14 @@ class StudyReader:
         self.storage = open_to_read(folder, storage)
         try:
             self.study_id = self.storage.get_study_id_from_name(experiment.name)
+            attributes = self.storage.get_study_user_attrs(self.study_id)
         except KeyError:
             raise SettingsError(
                 f"{self._place}: no study {experiment.name!r} in it; it is another run's"
             ) from None
         except READ_ERRORS as error:
             raise self._unreadable(error) from None
+        check_owner(attributes, experiment, self._place)
 
     def read(self) -> tuple[list[TrialRecord], int]:
         """The trials by number, and how many there are that the run did not write."""
@@ -71,6 +74,15 @@ class StudyReader:
 
     def _unreadable(self, error: Exception) -> SettingsError:
         return SettingsError(f"{self._place}: cannot be read: {first_line(error)}")
+
+
+def check_owner(attributes: Mapping[str, Any], experiment: Experiment, place: str) -> None:
+    """Raises SettingsError where the attributes of a study are of a run with other settings."""
+    if attributes.get(SETTINGS, experiment.digest) != experiment.digest:
+        raise SettingsError(
+            f"{place}: the study {experiment.name!r} in it is another run's; give the --storage "
+            "that this one began with, or choose another --name"
+        )
 
 
 @contextmanager

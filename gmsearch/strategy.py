@@ -6,7 +6,7 @@ one measure chooses new networks, decides at each rung which trainings go on, an
 ones again. A large network gets no favour: what it adds counts from its own cost on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +25,7 @@ NUM_PARENTS = 20
 NUM_CHILDREN = 5  # of each parent, in each round
 NUM_ROUNDS = 2  # of children, the second of the best of the first
 MOST_STOPPED = 300  # the last ones that were stopped, any of which may be taken up again
+LEAST_COST = 1e-6  # of what is allowed, below which costs are alike
 NUM_NEAR = 12  # designs nearest to a cost, among which the spread start draws
 
 
@@ -36,6 +37,13 @@ class Observation:
     tops: tuple[float, ...] = ()  # top1 in per cent at the rungs that it has reached
     epochs: int = 0
     state: str = "new"  # then running, stopped, complete or failed
+
+    @property
+    def num_results(self) -> int:
+        """What the model learns of it: accuracies, or that it failed."""
+        if not self.design.row:
+            return 0
+        return 1 if self.state == "failed" else len(self.tops)
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ class Strategy:
         self._seed = seed
         self._encoding = Encoding(designs.sizes, designs.is_ordered)
         self._surrogate = Surrogate(self._encoding, len(self.rungs))
-        self._num_fitted = 0  # results that the hyperparameters are from
+        self._num_results = self._num_fitted = 0  # what hyperparameters may be from, and are
+        self._to_fit: list[Observation] = []  # what they are next from
 
     @property
     def num_epochs(self) -> int:
@@ -79,13 +88,19 @@ class Strategy:
     @property
     def may_stop(self) -> bool:
         """Whether enough trainings went to their end to tell what early epochs are worth."""
-        return sum(seen.state == "complete" for seen in self.known.values()) >= NUM_COMPLETE
+        modelled = (seen for seen in self.known.values() if seen.design.row)
+        return sum(seen.state == "complete" for seen in modelled) >= NUM_COMPLETE
 
     def observe(self, design: Design, tops: Sequence[float], state: str) -> None:
         """Takes in a training as it stands: top1 in per cent after each epoch so far."""
         at_rungs = tuple(tops[rung - 1] for rung in self.rungs if rung <= len(tops))
         before = self.known.get(design.known.id, Observation(design))
-        self.known[design.known.id] = Observation(design, at_rungs, len(tops), state)
+        now = Observation(design, at_rungs, len(tops), state)
+        self.known[design.known.id] = now
+        self._num_results += now.num_results - before.num_results
+        if self._num_results >= max(1, GROWTH * self._num_fitted):
+            # Whoever asks, and when, has no influence on what they are from.
+            self._to_fit, self._num_fitted = list(self.known.values()), self._num_results
         if at_rungs != before.tops or "failed" in (state, before.state):
             self.__dict__.pop("_model", None)
         self.__dict__.pop("_proposal", None)
@@ -117,12 +132,14 @@ class Strategy:
 
     def stopped(self, most_epochs: float = np.inf) -> Worth | None:
         """The stopped training that is most worth going on with, of those that need at most so many
-        epochs more; None where there is none.
+        epochs more; None where there is none. What lies outside of a narrowed space stays stopped.
         """
         left = [
             seen
             for seen in self.known.values()
-            if seen.state == "stopped" and self.num_epochs - seen.epochs <= most_epochs
+            if seen.state == "stopped"
+            and self.num_epochs - seen.epochs <= most_epochs
+            and self._designs.still_allowed(seen.design.picks) == seen.design.picks
         ]
         if not left:
             return None
@@ -130,9 +147,9 @@ class Strategy:
 
     def _spread(self, fresh: Sequence[Design], rng: np.random.Generator) -> Design:
         """A design in the widest gap between the costs that are taken, on a logarithmic scale."""
-        costs = np.log([design.known.costs[0] for design in fresh])
+        costs = _log([design.known.costs[0] for design in fresh])
         ends = [costs.min() - 1e-9, costs.max() + 1e-9]
-        taken = [np.log(seen.design.known.costs[0]) for seen in self.known.values()]
+        taken = _log([seen.design.known.costs[0] for seen in self.known.values()])
         edges = np.unique(np.clip([*ends, *taken], *ends))
         widest = int(np.argmax(np.diff(edges)))
         middle = (edges[widest] + edges[widest + 1]) / 2
@@ -176,19 +193,22 @@ class Strategy:
     @cached_property
     def _model(self) -> Chain:
         """What all results tell; hyperparameters are fitted again as these grow."""
-        seen = [s for s in self.known.values() if s.design.row and s.tops and s.state != "failed"]
+        if self._to_fit:
+            self._surrogate.fit(*self._learned(self._to_fit))
+            self._to_fit = []
+        return self._surrogate.given(*self._learned(self.known.values()))
+
+    def _learned(self, known: Iterable[Observation]) -> tuple[Points, np.ndarray]:
+        """Designs that tell something, and their top1 at each rung."""
+        telling = [s for s in known if s.num_results]
+        seen = [s for s in telling if s.state != "failed"]
         tops = self.tops_of(seen)
         if seen:  # what failed is as bad as the worst, so that its like is not proposed for ever
-            failed = [s for s in self.known.values() if s.design.row and s.state == "failed"]
+            failed = [s for s in telling if s.state == "failed"]
             bad = np.full((len(failed), len(self.rungs)), np.nan)
             bad[:, 0] = tops[:, 0].min()
             seen, tops = seen + failed, np.concatenate([tops, bad])
-        points = self.points_of(seen)
-        num_results = int(np.isfinite(tops).sum())
-        if num_results >= GROWTH * self._num_fitted:
-            self._surrogate.fit(points, tops)
-            self._num_fitted = num_results
-        return self._surrogate.given(points, tops)
+        return self.points_of(seen), tops
 
     @cached_property
     def _feature_scale(self) -> tuple[np.ndarray, np.ndarray]:
@@ -213,6 +233,11 @@ class Strategy:
         for row, each in zip(tops, seen, strict=True):
             row[: len(each.tops)] = each.tops
         return tops
+
+
+def _log(costs: Sequence[float]) -> np.ndarray:
+    """Of shares of what is allowed; a cost of nothing is as small as can be told."""
+    return np.log(np.maximum(costs, LEAST_COST))
 
 
 class Outlook:

@@ -24,7 +24,7 @@ from gmsearch.sampler import BudgetSampler, StrategySampler
 from gmsearch.space import SearchSpace
 from gmsearch.stopping import ByGain, Halving, Stopping, rungs_of
 from gmsearch.storage import READ_ERRORS, first_line, open_to_write, place_of
-from gmsearch.stored import record_of
+from gmsearch.stored import SETTINGS, check_owner, record_of
 from gmsearch.strategy import Strategy, Worth
 
 # Attributes of a trial that ended, which the one that goes on with it does not have.
@@ -88,13 +88,14 @@ class SearchStudy:
         self._study.set_metric_names(list(experiment.objectives))
         self.records: dict[int, TrialRecord] = {}
         self._trials: dict[int, Trial] = {}
-        self._begin_what_waits()
+        self._start_what_waits()
         for frozen in self._study.get_trials(deepcopy=False):
             self._remember(frozen)
         self._unfinished = [self._job(r) for r in self._with_state("running")]
         self._baselines = list(self._missing_baselines())
         known = {number: [r.state, r.epochs] for number, r in self.records.items()}
-        self._log({"event": "session", "wanted": experiment.trials, "trials": known})
+        effort = {"wanted": experiment.trials, "narrowed": experiment.narrowed}
+        self._log({"event": "session", **effort, "trials": known})
 
     @property
     def num_finished(self) -> int:
@@ -168,10 +169,6 @@ class SearchStudy:
             self.records[number] = replace(record, reason=verdict.why)
         return verdict.goes_on
 
-    def catch_up(self, number: int, curve: list[dict[str, Any]]) -> None:
-        """Notes what a running trial did in an earlier session, where its folder cannot tell."""
-        self._finish(replace(self.records[number], curve=curve))
-
     def tell(self, number: int) -> TrialRecord:
         """Marks a trial as trained to its last epoch."""
         record = replace(self.records[number], state="complete")
@@ -242,16 +239,19 @@ class SearchStudy:
             system_attrs={"constraints": stopped.system_attrs.get("constraints")},
         )
         self._study.add_trial(waiting)
-        return self._job(self._begin_what_waits()[0])
+        started = self._start_what_waits()
+        for frozen in started:
+            self._remember(frozen)
+        ours = (f for f in started if f.user_attrs.get("continues") == record.number)
+        return self._job(self.records[next(ours).number])
 
-    def _begin_what_waits(self) -> list[TrialRecord]:
-        """Starts the trials that wait; outside of `_take_up` there is one after a kill."""
-        started = []
-        for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            trial = self._study.ask()
-            self._remember(self._study.trials[trial.number])
-            started.append(self.records[trial.number])
-        return started
+    def _start_what_waits(self) -> list[FrozenTrial]:
+        """Starts the trials that wait; outside of `_take_up` there is one after a kill, or where
+        another program wants one.
+        """
+        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        started = {self._study.ask().number for _ in waiting}
+        return [frozen for frozen in self._study.trials if frozen.number in started]
 
     def _design_of(self, record: TrialRecord) -> Design:
         """A training as the strategy sees it: one from outside of the space has no row."""
@@ -287,13 +287,16 @@ class SearchStudy:
                 raise SettingsError(
                     f"{place}: has a study {name!r} of another run already; choose another --name"
                 )
-            return optuna.create_study(
+            study = optuna.create_study(
                 storage=storage,
                 study_name=name,
                 sampler=self._sampler,
                 directions=directions,
                 load_if_exists=True,
             )
+            check_owner(study.user_attrs, self._experiment, place)
+            study.set_user_attr(SETTINGS, self._experiment.digest)
+            return study
         except READ_ERRORS as error:
             raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None
 

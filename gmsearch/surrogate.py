@@ -21,6 +21,7 @@ from scipy.optimize import minimize
 MOST_FITTED = 250  # points that hyperparameters are fitted on, evenly spread over the data
 MOST_POINTS = 600  # that a process is conditioned on: the best of its data, and some of the rest
 LEAST_FITTED = 8  # points, below which the prior is all there is
+SPREAD_TRUST = 2.0  # points that the spread of the first rung is worth for what a later one adds
 SLOPE_TRUST = 4.0  # points that the prior of a slope of 1 between two rungs is worth
 JITTER = 1e-6
 
@@ -102,10 +103,17 @@ def prior_mean(num_choices: int) -> np.ndarray:
 
 
 class Process:
-    """A Gaussian process given some points and their targets."""
+    """A Gaussian process given some points and their targets. `spread` is what the deviation of the
+    targets is before there are many, where that is known.
+    """
 
     def __init__(
-        self, encoding: Encoding, points: Points, targets: np.ndarray, logarithms: np.ndarray
+        self,
+        encoding: Encoding,
+        points: Points,
+        targets: np.ndarray,
+        logarithms: np.ndarray,
+        spread: float | None = None,
     ) -> None:
         keep = _most_telling(targets)
         self._encoding = encoding
@@ -113,19 +121,19 @@ class Process:
         self._parameters = Hyperparameters.of(logarithms)
         self._scale = np.sqrt(self._parameters.weights)[encoding.choice_of]
         self._mean = float(targets.mean()) if len(targets) else 0.0
-        self._spread = float(targets.std()) or 1.0 if len(targets) > 1 else 1.0
+        self.spread = _spread_of(targets, spread)
         covariance = self._covariance(self._points, self._points)
         covariance[np.diag_indices_from(covariance)] += self._parameters.noise + JITTER
         self._factor = _cholesky(covariance)
-        self._whitened = self._solve((targets - self._mean) / self._spread)
+        self._whitened = self._solve((targets - self._mean) / self.spread)
 
     def predict(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
         """(N,) means and variances of what is there without noise."""
         solved = self._solve(self._covariance(self._points, points))
-        mean = self._mean + self._spread * (self._whitened @ solved)
+        mean = self._mean + self.spread * (self._whitened @ solved)
         prior = self._parameters.signal + self._parameters.linear * (points.features**2).sum(1)
         variance = np.maximum(prior - (solved**2).sum(0), 1e-10)
-        return mean, self._spread**2 * variance
+        return mean, self.spread**2 * variance
 
     def believing(self, points: Points) -> "Process":
         """The same process as if these points had come out as expected: their means change
@@ -157,6 +165,14 @@ class Process:
         return self._parameters.signal * np.exp(-distance) + self._parameters.linear * linear
 
 
+def _spread_of(targets: np.ndarray, prior: float | None) -> float:
+    """The deviation of targets: two that agree by chance do not tell that all do."""
+    if prior is None:
+        return float(targets.std()) or 1.0 if len(targets) > 1 else 1.0
+    squares = len(targets) * targets.var() if len(targets) else 0.0
+    return float(np.sqrt((squares + SPREAD_TRUST * prior**2) / (len(targets) + SPREAD_TRUST)))
+
+
 def _cholesky(covariance: np.ndarray) -> np.ndarray:
     if not len(covariance):
         return covariance
@@ -173,11 +189,9 @@ def _most_telling(targets: np.ndarray) -> np.ndarray:
     return np.sort(np.append(best, rest[spread]))
 
 
-def fit(
-    encoding: Encoding, points: Points, targets: np.ndarray, prior: np.ndarray, start: np.ndarray
-) -> np.ndarray:
-    """The most probable logarithms of the hyperparameters, from `start`; the prior's mean where
-    there are too few points to learn from.
+def fit(encoding: Encoding, points: Points, targets: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """The most probable logarithms of the hyperparameters, looked for from the prior's mean, which
+    they are where there are too few points to learn from.
     """
     if len(targets) < LEAST_FITTED or np.ptp(targets) == 0:
         return prior
@@ -188,11 +202,11 @@ def fit(
     linear = points.features @ points.features.T
     found = minimize(
         _loss,
-        start,
+        prior,
         args=(distances, linear, unit, prior),
         jac=True,
         method="L-BFGS-B",
-        bounds=[BOUNDS] * len(start),
+        bounds=[BOUNDS] * len(prior),
         options={"maxiter": 40},
     )
     return np.asarray(found.x)
@@ -282,17 +296,20 @@ class Surrogate:
         """Learns from `tops` (N, rungs): accuracies, NaN beyond the last rung that a design has
         reached. What a later rung adds is expected to hang on the same choices as the first.
         """
-        for rung, start in enumerate(self._logarithms):
+        for rung in range(len(self._logarithms)):
             known, targets, _ = _of_rung(tops, rung)
             prior = self._logarithms[0] if rung else self._prior
-            self._logarithms[rung] = fit(self._encoding, points[known], targets, prior, start)
+            self._logarithms[rung] = fit(self._encoding, points[known], targets, prior)
 
     def given(self, points: Points, tops: np.ndarray) -> Chain:
         """The chain given what is known; arguments as in `fit`."""
-        processes, slopes = [], []
+        processes: list[Process] = []
+        slopes = []
         for rung, logarithms in enumerate(self._logarithms):
             known, targets, slope = _of_rung(tops, rung)
-            processes.append(Process(self._encoding, points[known], targets, logarithms))
+            spread = processes[0].spread if processes else None
+            each = Process(self._encoding, points[known], targets, logarithms, spread)
+            processes.append(each)
             slopes.append(slope)
         return Chain(processes, slopes)
 

@@ -99,7 +99,8 @@ def run_trials(
     except Exception:
         if driver.error is None:
             raise
-        raise driver.error from None  # Ray wraps what a callback raises into its own traceback
+        # Ray wraps what a callback raises into its own traceback.
+        raise driver.error from driver.error.__cause__
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return driver.first_training

@@ -209,6 +209,8 @@ def add_storage(parser: argparse.ArgumentParser) -> None:
 
 def storage(text: str) -> str:
     """A URL of a study; that of a file has its whole path."""
+    if not text:
+        raise argparse.ArgumentTypeError("nothing given; write a URL or the path of a journal file")
     kind, found, path = text.partition("://")
     if not found:
         return JOURNAL + absolute(text)

@@ -216,8 +216,9 @@ class BudgetSampler(WholeSampler):
     ones.
 
     A proposal over the budget is taken into it; where a proposal is a repeat or not allowed, it is
-    asked again, and then drawn at random. What is proposed depends on the seed and the stored
-    trials alone, so a resumed search goes on as it would have.
+    asked again, and then the nearest design that is new is taken, or a random one where there are
+    too many to list. What is proposed depends on the seed and the stored trials alone, so a resumed
+    search goes on as it would have.
     """
 
     def __init__(self, name: str, designs: Designs, num_epochs: int, seed: int) -> None:
@@ -255,19 +256,27 @@ class BudgetSampler(WholeSampler):
         seen = _ids(study)
         rng = np.random.default_rng([self._seed, trial.number])
         inner = _INNER[self._name](self._designs, self._seed + trial.number)
+        wanted: Picks = {}
         for _ in range(NUM_PROPOSALS):
             proposal = inner.sample_relative(study, trial, search_space)
             if not proposal:  # as at the start, before there is anything to learn from
                 break
             # NSGA-II leaves out what it mutates.
-            picks = {**self._designs.any_picks(rng), **self._designs.still_allowed(proposal)}
-            design = self._designs.completed(picks, rng)
+            wanted = {**self._designs.any_picks(rng), **self._designs.still_allowed(proposal)}
+            design = self._designs.completed(wanted, rng)
             if design is not None and design.known.id not in seen:
                 return design.picks
-        found = self.fresh(study)
+        found = self._nearest(wanted, seen) or self.fresh(study)
         if found is None:
             raise RuntimeError("no network within the budget is left")
         return found.picks
+
+    def _nearest(self, picks: Picks, seen: set[Any]) -> Design | None:
+        """The design, not seen yet, that differs in the fewest choices; None without picks, or
+        where there are too many to list.
+        """
+        new = (d for d in self._designs.listed() if d.known.id not in seen) if picks else iter(())
+        return min(new, key=lambda d: sum(d.picks[n] != picks[n] for n in picks), default=None)
 
 
 def _ids(study: Study) -> set[Any]:

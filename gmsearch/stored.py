@@ -112,14 +112,15 @@ def record_of(frozen: FrozenTrial, folder: RunFolder, experiment: Experiment) ->
     """A stored trial; None for one that another program wrote, or that was cut off."""
     notes = frozen.user_attrs
     try:
+        network = Architecture.from_dict(notes["architecture"])
         curve = notes.get("curve", [])
         if not curve or frozen.state == TrialState.RUNNING:  # the folder may have more of it
-            curve = max(curve, read_curve(folder.trial_folder(notes["id"])), key=len)
+            curve = max(curve, read_curve(folder.trial_folder(network.id)), key=len)
         record = TrialRecord(
             number=frozen.number,
             id=notes["id"],
             state=_STATES[frozen.state],
-            network=Architecture.from_dict(notes["architecture"]),
+            network=network,
             seed=experiment.seed,
             macs=notes["macs"],
             params=notes["params"],
@@ -129,19 +130,22 @@ def record_of(frozen: FrozenTrial, folder: RunFolder, experiment: Experiment) ->
             curve=curve,
             reason=notes.get("reason"),
         )
-    except (KeyError, TypeError, ArchitectureError):
+    except (LookupError, TypeError, ValueError, ArchitectureError):
         return None
-    return record if _is_whole(record) else None
+    return record if _is_whole(record, experiment.recipe.num_epochs) else None
 
 
-def _is_whole(record: TrialRecord) -> bool:
+def _is_whole(record: TrialRecord, num_epochs: int) -> bool:
     """Whether a trial has what a search writes of one."""
     costs = (record.macs, record.params, record.activations)
     return (
-        all(isinstance(cost, int) for cost in costs)
+        record.id == record.network.id
+        and all(isinstance(cost, int) and cost >= 0 for cost in costs)
         and record.baseline in (None, "GmNet", "no gates")
+        and isinstance(record.curve, list)
         and all(_is_epoch(epoch) for epoch in record.curve)
         and (record.state != "complete" or bool(record.curve))
+        and (record.state != "stopped" or record.epochs < num_epochs)
     )
 
 

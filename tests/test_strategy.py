@@ -284,7 +284,7 @@ def test_a_continuation_that_a_kill_cut_short_goes_on(tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(SearchStudy, "_begin_what_waits", kill)
+        patch.setattr(SearchStudy, "_start_what_waits", kill)
         with pytest.raises(Killed):
             study._take_up(stopped)
     again = SearchStudy(folder, settings(early_stop="asha"), SPACE, storage=storage)

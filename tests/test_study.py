@@ -210,18 +210,21 @@ def narrowed(experiment, **sections) -> Experiment:
     return experiment.model_copy(update={"space": data})
 
 
+@pytest.mark.parametrize("sampler", ["gated", "tpe", "nsga2", "evolution", "random"])
 def test_a_narrower_space_goes_on_with_the_study_and_proposes_from_its_part_alone(
-    open_study, experiment, tmp_path
+    experiment, tmp_path, sampler
 ):
-    study = open_study()
+    whole = experiment.model_copy(update={"sampler": sampler, "early_stop": "gated"})
+    folder = RunFolder(tmp_path / "r")
+    write_settings(folder, whole, RunData(90, 10, ("a", "b")))
+    study = SearchStudy(folder, whole, whole.search_space(folder.path))
     for _ in range(5):
         number = study.ask().number
         study.report(number, curve(10.0))
         study.tell(number)
-    folder = RunFolder(tmp_path / "r")
     tiny = experiment.space
     part = narrowed(
-        experiment,
+        whole,
         fixed={**tiny["fixed"], "form": "self"},
         per_network={"base_width": [8, 12], "ratio": [3, 2]},
     )
@@ -231,14 +234,13 @@ def test_a_narrower_space_goes_on_with_the_study_and_proposes_from_its_part_alon
     again = read_settings(folder.experiment_file)
     space = again.space_left(folder.experiment_file)
     assert space.went_away() == {"base_width": (16,), "form": ("norm", "twin")}
-    for sampler in ("gated", "tpe", "nsga2", "evolution", "random"):
-        narrower = SearchStudy(folder, again.model_copy(update={"sampler": sampler}), space)
-        assert len(narrower.records) >= 5
-        for _ in range(2):
-            job = narrower.ask()
-            narrower.report(job.number, curve(10.0))
-            record = narrower.tell(job.number)
-            assert record.picks["form"] == "self" and record.picks["base_width"] in (8, 12)
+    narrower = SearchStudy(folder, again, space)
+    assert len(narrower.records) == 5
+    for _ in range(2):
+        job = narrower.ask()
+        narrower.report(job.number, curve(10.0))
+        record = narrower.tell(job.number)
+        assert record.picks["form"] == "self" and record.picks["base_width"] in (8, 12)
     assert as_begun(again.model_copy(update={"narrowed": None}), folder).narrowed is None  # whole
 
 

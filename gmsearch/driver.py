@@ -85,6 +85,7 @@ class Driver:
             "number": job.number,
             "network": job.network.to_dict(),
             "recipe": asdict(self.settings.recipe),
+            "watch": None if self.settings.watch is None else asdict(self.settings.watch),
             "seed": job.seed,
             "folder": str(job.folder.absolute()),
             "weights": None if job.weights is None else str(job.weights),

@@ -6,13 +6,21 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+)
 
 from gmsearch.architecture import STRIDE
 from gmsearch.errors import SettingsError
+from gmsearch.radii import Watch, bins, check_radii, check_radius, corner
 from gmsearch.reading import Document, read_yaml
 from gmsearch.recipe import Recipe
 from gmsearch.space import SearchSpace
@@ -42,13 +50,52 @@ EFFORT = (
 JOURNAL = "journal://"  # before the path of a journal file of Optuna's
 
 
+# What runs of before do not say: its absence changes no digest.
+LATER = ("frequency", "frequency_share")
+
+
 def without_password(text: str) -> str:
     """A URL, or a word of a command line that has one, as it may be written down."""
     text = re.sub(r"(://[^:/@?]*):.*@", r"\1@", text)
     return re.sub(r"([?&])password=[^&]*&?", r"\1", text).rstrip("?&")
 
 
-class Settings(BaseModel, ABC):
+def _known_radii(radii: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    return None if radii is None else check_radii(radii)
+
+
+Radii = Annotated[tuple[float, ...] | None, AfterValidator(_known_radii)]
+
+
+class Watching:
+    """Settings of trainings whose bands may be looked at after every epoch.
+
+    What is trained does not depend on them. They are the same for all of a run all the same, so
+    that its networks have the same figures of the same images.
+    """
+
+    resolution: int
+    frequency: Radii
+    frequency_share: float | None
+
+    @property
+    def watch(self) -> Watch | None:
+        """What is looked at after every epoch, if anything."""
+        return None if self.frequency is None else Watch(self.frequency, self.frequency_share)
+
+    def check_watch(self) -> None:
+        """Raises SettingsError for a radius with nothing beyond it at this resolution."""
+        if self.watch is None:
+            if self.frequency_share is not None:
+                raise SettingsError("--frequency-share is that of --frequency; give both")
+            return
+        side = self.resolution
+        for radius in self.watch.radii:
+            where = f"({radius:g} at 224 px) of images of {side}x{side} px"
+            check_radius(bins(radius, side), corner(side, side), where)
+
+
+class Settings(BaseModel, Watching, ABC):
     """What every run says: how its networks are trained, and how much is done at once.
 
     Numbers of different fidelity (data, resolution, recipe) never share a run.
@@ -78,8 +125,11 @@ class Settings(BaseModel, ABC):
     mlflow: str | None = None  # a tracking URI of MLflow
     stream: bool = False  # original images are decoded in every epoch, and not packed
     cache: str | None = None  # where they are packed to; None: the user's cache folder
+    frequency: Radii = None  # published radii that are watched, see `radii`
+    frequency_share: float | None = Field(None, gt=0, le=1)  # of minival; None: by what it costs
 
     def model_post_init(self, _context: Any) -> None:
+        self.check_watch()
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
             raise SettingsError(
                 f"run name {self.name!r}; allowed: letters, digits, '.', '_' and '-', "
@@ -109,7 +159,12 @@ class Settings(BaseModel, ABC):
     @property
     def digest(self) -> str:
         """Eight hexadecimal digits of all but the effort: what two trainings must have alike."""
-        what = {name: v for name, v in self.model_dump(mode="json").items() if name not in EFFORT}
+        told = self.model_dump(mode="json")
+        what = {
+            name: value
+            for name, value in told.items()
+            if name not in EFFORT and (name not in LATER or value is not None)
+        }
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:8]
 
     def differences(self, other: "Settings") -> list[str]:
@@ -205,7 +260,7 @@ class Tabulation(Settings):
         return parse_space(Document(path, self.space, {}, SettingsError))
 
 
-class FullTraining(BaseModel):
+class FullTraining(BaseModel, Watching):
     """How the finalists of a run are trained."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -222,8 +277,11 @@ class FullTraining(BaseModel):
     stream: bool = False
     teacher: str | None = None  # a name of timm, or an absolute path
     cache: str | None = None  # where original images are packed to
+    frequency: Radii = None  # as in `Settings`, with val for minival
+    frequency_share: float | None = Field(None, gt=0, le=1)
 
     def model_post_init(self, _context: Any) -> None:
+        self.check_watch()
         parts = self.workers * self.accumulate
         if self.recipe.batch_size % parts:
             raise SettingsError(

@@ -237,9 +237,16 @@ class Feed(ABC):
         targets as `augment` gives them.
         """
 
+    @property
+    def minival_labels(self) -> np.ndarray:
+        """int64 (N,), of all of minival."""
+        return self._dataset.minival.labels
+
     @abstractmethod
-    def minival(self) -> Batches:
-        """The images of minival, or this worker's of them: their centres, and their labels."""
+    def minival(self, which: np.ndarray | None = None) -> Batches:
+        """The images of minival, or those of some indices, or this worker's of them: their centres,
+        and their labels.
+        """
 
 
 class ArrayFeed(Feed):
@@ -273,10 +280,9 @@ class ArrayFeed(Feed):
                 num_classes=len(self._dataset.classes),
             )
 
-    def minival(self) -> Batches:
-        labels = self._dataset.minival.labels
-        resolution = self._dataset.resolution
-        return in_order(self._minival, labels, resolution, self._device, self.share)
+    def minival(self, which: np.ndarray | None = None) -> Batches:
+        labels, resolution = self.minival_labels, self._dataset.resolution
+        return in_order(self._minival, labels, resolution, self._device, self.share, which)
 
     def _draw(self, index: np.ndarray, epoch: int, step: int, part: int) -> "_Step":
         """What is random of a part of a batch, but for what `augment` draws.
@@ -306,12 +312,13 @@ def in_order(
     resolution: int,
     device: torch.device,
     share: Share = ALONE,
+    which: np.ndarray | None = None,
 ) -> Batches:
-    """All images of a split, or this worker's: their centres, float
+    """All images of a split or those of some indices, or this worker's: their centres, float
     (N, 3, resolution, resolution), and labels.
     """
     corner = (images.side - resolution) // 2
-    mine = np.arange(share.rank, len(labels), share.workers)
+    mine = (np.arange(len(labels)) if which is None else which)[share.rank :: share.workers]
     for index in np.array_split(mine, range(EVAL_BATCH_SIZE, len(mine), EVAL_BATCH_SIZE)):
         corners = np.full(len(index), corner)
         batch = images.take(Crops(index, corners, corners, resolution))

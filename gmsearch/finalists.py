@@ -200,6 +200,7 @@ def _train(
                 compiled=settings.compiled,
                 synchronised=settings.synchronised,
                 teacher=settings.teacher,
+                watch=settings.watch,
             )
             with following(console, finalist.id, finalist.folder, settings.recipe.num_epochs):
                 launch.train_together(

@@ -29,8 +29,12 @@ class Rehearsal:
 
     def time(self, network: Network, seconds: float) -> list[Timing]:
         """What a training of a network takes each worker; `seconds` are those to find out."""
-        told = network.to_dict(), self._settings.recipe, self._settings.seed, seconds, self._device
-        return ray.get([player.play.remote(*told) for player in self._players])
+        return ray.get(
+            [
+                player.play.remote(network.to_dict(), self._settings, seconds, self._device)
+                for player in self._players
+            ]
+        )
 
 
 class _Player:
@@ -48,7 +52,7 @@ class _Player:
         return True
 
     def play(
-        self, network: dict[str, Any], recipe: Any, seed: int, seconds: float, device: str
+        self, network: dict[str, Any], settings: Settings, seconds: float, device: str
     ) -> Timing:
         import tempfile
         from pathlib import Path
@@ -60,9 +64,10 @@ class _Player:
             return time_training(
                 network_from_dict(network),
                 self._dataset,
-                recipe,
-                seed=seed,
+                settings.recipe,
+                seed=settings.seed,
                 seconds=seconds,
                 device=device,
                 scratch=Path(scratch),
+                watch=settings.watch,
             )

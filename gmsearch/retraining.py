@@ -27,6 +27,8 @@ from gmsearch.errors import TrainingError, WeightsError
 from gmsearch.feeding import ALONE, Share
 from gmsearch.files import replacing, write_atomically
 from gmsearch.network import Network, network_to_json
+from gmsearch.precision import uses_bf16
+from gmsearch.radii import Watch
 from gmsearch.recipe import Recipe
 from gmsearch.roofline import peak_flops, training_flops
 from gmsearch.teacher import load_teacher
@@ -38,7 +40,6 @@ from gmsearch.training import (
     make_feed,
     start,
     train,
-    uses_bf16,
 )
 from gmsearch.trial import write_metrics
 
@@ -58,6 +59,7 @@ class Retraining:
     compiled: bool = False
     synchronised: bool = False  # norms see the whole batch, on GPUs
     teacher: str | None = None
+    watch: Watch | None = None  # bands that are looked at after every epoch
 
 
 def retrain(
@@ -81,7 +83,13 @@ def retrain(
     if len(state.history) >= job.recipe.num_epochs:
         yield state.history
     for _ in train(
-        state, job.dataset, job.recipe, seed=job.seed, share=share, on_step=listener.step
+        state,
+        job.dataset,
+        job.recipe,
+        seed=job.seed,
+        share=share,
+        on_step=listener.step,
+        watch=job.watch,
     ):
         if writes:
             checkpoint.save(folder / "checkpoint.pt", state)

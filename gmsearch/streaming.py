@@ -53,11 +53,12 @@ class StreamFeed(Feed):
                 num_classes=len(self._dataset.classes),
             )
 
-    def minival(self) -> Batches:
+    def minival(self, which: np.ndarray | None = None) -> Batches:
         resolution, split = self._dataset.resolution, self._dataset.minival
         corner = (side_for(resolution) - resolution) // 2
         inner = slice(corner, corner + resolution)
-        mine = np.arange(self.share.rank, len(split), self.share.workers)
+        which = np.arange(len(split)) if which is None else which
+        mine = which[self.share.rank :: self.share.workers]
         centres = _Decoded(split, mine, lambda i: split.square(i, resolution)[inner, inner].copy())
         loader: Any = DataLoader(
             centres, EVAL_BATCH_SIZE, num_workers=self._num_workers, collate_fn=_collate

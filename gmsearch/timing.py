@@ -11,6 +11,7 @@ from gmsearch import checkpoint
 from gmsearch.data import AnyDataset
 from gmsearch.feeding import EVAL_BATCH_SIZE, Feed
 from gmsearch.network import Network
+from gmsearch.radii import Watch
 from gmsearch.recipe import Recipe
 from gmsearch.training import EpochResult, evaluate, make_feed, start, train
 
@@ -53,6 +54,7 @@ def time_training(
     seconds: float,
     device: str,
     scratch: Path,
+    watch: Watch | None = None,
 ) -> Timing:
     """Trains for about so many seconds, a few steps at least; what an epoch takes is taken from
     whole epochs, where there was time for any. A checkpoint is written to `scratch`.
@@ -72,7 +74,7 @@ def time_training(
 
     epochs: list[EpochResult] = []
     try:
-        for result in train(state, dataset, recipe, seed=seed, on_step=on_step):
+        for result in train(state, dataset, recipe, seed=seed, on_step=on_step, watch=watch):
             epochs.append(result)
             marks.clear()
             if time.perf_counter() > until:
@@ -89,7 +91,11 @@ def time_training(
         timed = marks[WARM_UP - 1 :]
         training = feed.num_steps * (timed[-1] - timed[0]) / (len(timed) - 1)
         evaluation = _time_evaluation(state.model, feed, recipe, len(dataset.minival), until)
-        evaluation *= 1 if state.ema is None else 2  # an average of the weights is evaluated too
+        passes = 1.0 if state.ema is None else 2.0  # an average of the weights is evaluated too
+        if watch is not None:
+            share = watch.share_of(len(feed.chosen), len(dataset.minival))
+            passes += share * len(watch.names)
+        evaluation *= passes
     saving = time.perf_counter()
     checkpoint.save(scratch / "checkpoint.pt", state)
     return Timing(started - began, training, evaluation, time.perf_counter() - saving)

@@ -26,8 +26,11 @@ from torch.nn import functional as F
 from gmsearch.crew import Crew
 from gmsearch.data import AnyDataset, StreamedDataset
 from gmsearch.errors import TrainingError
-from gmsearch.feeding import ALONE, ArrayFeed, Batches, Feed, Share
+from gmsearch.feeding import ALONE, ArrayFeed, Batches, Feed, Share, choose_share
+from gmsearch.frequency import hits_by_part
 from gmsearch.network import Network
+from gmsearch.precision import autocast
+from gmsearch.radii import Watch
 from gmsearch.recipe import Recipe, learning_rate
 from gmsearch.streaming import StreamFeed
 from gmsearch.teacher import distillation_loss
@@ -47,6 +50,9 @@ class EpochResult:
     images_per_second: float | None = None  # in training
     top5: float | None = None
     raw_top1: float | None = None  # of the weights themselves, where their average gave top1
+    bands: dict[str, float] | None = None  # top1 on parts of some minival images, by `radii` names
+    band_images: int | None = None  # how many images these are of
+    band_seconds: float | None = None  # what looking at them took, of `seconds`
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -125,12 +131,14 @@ def train(
     seed: int,
     share: Share = ALONE,
     on_step: Callable[[int], None] = lambda num_steps: None,
+    watch: Watch | None = None,
 ) -> Iterator[EpochResult]:
     """Trains from where `state` stands to the recipe's last epoch; yields after each, with `state`
     up to date.
 
     `share` is this worker's of a training by several. `on_step` is called after every step of an
     epoch but the last, with the number of steps that an epoch has; `state` may be saved there too.
+    `watch` has the bands looked at after every epoch; nothing that is trained depends on it.
     Raises TrainingError where the training loss is not finite, or the logits of no minival image
     are.
     """
@@ -151,6 +159,7 @@ def train(
         best = found[-1]
         if not best.num_finite:
             raise TrainingError(f"no logits are finite on minival after epoch {epoch}")
+        bands = {} if watch is None else _look_at(watch, models[-1], feed, recipe, crew)
         result = EpochResult(
             epoch=epoch,
             top1=best.top1,
@@ -160,6 +169,7 @@ def train(
             images_per_second=steps_left * feed.batch_size / trained,
             top5=best.top5,
             raw_top1=None if state.ema is None else found[0].top1,
+            **bands,
         )
         state.history.append(result)
         yield result
@@ -197,7 +207,7 @@ def _train_epoch(
         state.optimizer.zero_grad(set_to_none=True)
         for part, (batch, target) in enumerate(islice(batches, num_parts)):
             with crew.collecting(is_last=part == num_parts - 1):
-                with _autocast(state.device, recipe.precision):
+                with autocast(state.device, recipe.precision):
                     logits = crew.model(batch)
                     loss = _loss(state, recipe, batch, logits.float(), target)
                 (loss / num_parts).backward()
@@ -211,6 +221,24 @@ def _train_epoch(
         state.step = step + 1
         if state.step < feed.num_steps:
             on_step(feed.num_steps)
+
+
+def _look_at(
+    watch: Watch, model: nn.Module, feed: Feed, recipe: Recipe, crew: Crew
+) -> dict[str, Any]:
+    """What an epoch result has of the bands."""
+    began = time.perf_counter()
+    labels = feed.minival_labels
+    which = choose_share(labels, watch.share_of(len(feed.chosen), len(labels)), seed=0)
+    hits = hits_by_part(model, feed.minival(which), watch.names, recipe.precision)
+    found = torch.stack(list(hits.values())).double()  # (parts, images), of this worker
+    num_images = int(crew.sum(found.new_tensor(found.shape[1])))
+    shares = (crew.sum(found.sum(1)) / num_images).tolist()
+    return {
+        "bands": {name: 100 * share for name, share in zip(hits, shares, strict=True)},
+        "band_images": num_images,
+        "band_seconds": time.perf_counter() - began,
+    }
 
 
 def _loss(
@@ -251,7 +279,7 @@ def evaluate(
     tally: Any = 0.0  # (4, num_classes): hits, hits among five, loss, images with finite logits
     counts: Any = 0  # (num_classes,): images
     for batch, target in batches:
-        with _autocast(batch.device, precision):
+        with autocast(batch.device, precision):
             logits = model(batch).float()
         num_classes = logits.shape[1]
         finite = logits.isfinite().all(1)
@@ -269,18 +297,3 @@ def evaluate(
     return Evaluation(
         100 * hits / count, 100 * among_five / count, loss / count, int(finite), tuple(by_class)
     )
-
-
-def uses_bf16(device: torch.device, precision: str) -> bool:
-    """bf16 where it is asked for or, under `auto`, where it is faster.
-
-    On a CPU that is nowhere yet: without bf16 instructions it is 5-10 times slower, and with them
-    the weight gradient of depthwise convolutions eats the gain.
-    """
-    faster = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
-    return precision == "bf16" or (precision == "auto" and faster)
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    enabled = uses_bf16(device, precision)
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -10,6 +10,7 @@ from gmsearch.data import AnyDataset
 from gmsearch.errors import TrainingError
 from gmsearch.files import write_atomically
 from gmsearch.network import Network, network_to_json
+from gmsearch.radii import Watch
 from gmsearch.recipe import Recipe
 from gmsearch.training import EpochResult, start, train
 
@@ -23,9 +24,10 @@ def run_trial(
     seed: int,
     device: str = "cpu",
     weights: Path | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[list[EpochResult]]:
     """Trains a network from its last checkpoint in `folder`, if any; yields the whole curve after
-    each epoch. `weights` is a file to start from.
+    each epoch. `weights` is a file to start from, `watch` has bands looked at.
 
     Writes architecture.json, metrics.jsonl (one line per epoch) and checkpoint.pt. A finished trial
     yields its curve once. Raises TrainingError.
@@ -55,7 +57,7 @@ def run_trial(
         write_metrics(folder, state.history)  # a kill may have come between the two files
     if len(state.history) >= recipe.num_epochs:
         yield state.history
-    for _ in train(state, dataset, recipe, seed=seed):
+    for _ in train(state, dataset, recipe, seed=seed, watch=watch):
         checkpoint.save(saved, state)
         write_metrics(folder, state.history)
         yield state.history

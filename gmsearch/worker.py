@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from gmsearch.data import AnyDataset
 from gmsearch.errors import TrainingError
 from gmsearch.network import network_from_dict
+from gmsearch.radii import Watch
 from gmsearch.recipe import Recipe
 from gmsearch.record import SCALARS
 from gmsearch.shelf import CHECKPOINT, OwnShelf, Shelf, open_shelf
@@ -41,6 +42,7 @@ def train(config: dict[str, Any], dataset: AnyDataset) -> None:
                 seed=config["seed"],
                 device="cuda" if config["gpu"] else "cpu",
                 weights=None if config["weights"] is None else Path(config["weights"]),
+                watch=None if config["watch"] is None else Watch(**config["watch"]),
             )
             for curve in curves:
                 if shelf is not None:

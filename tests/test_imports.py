@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "gmsearch"
 FLOORS = (
     {
         *{"errors", "architecture", "cost", "gmnet", "network", "pareto", "recipe", "record"},
-        *{"files", "interval", "palette", "lock"},
+        *{"files", "interval", "palette", "lock", "radii"},
     },
     {
         *{"references", "reading", "space", "space_file", "survey", "experiment", "run"},
@@ -31,7 +31,7 @@ FLOORS = (
     },
     {
         *{"augment", "feeding", "crew", "streaming", "teacher", "training", "checkpoint"},
-        *{"trial", "retraining", "roofline", "latency", "what", "timing"},
+        *{"trial", "retraining", "roofline", "latency", "what", "timing", "frequency", "precision"},
     },
     {
         *{"jobs", "trainings", "sampler", "storage", "stored", "study"},
@@ -67,7 +67,7 @@ DOORS = {
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
         *{"augment", "feeding", "crew", "streaming", "teacher", "retraining", "roofline"},
-        *{"launch", "folding", "timing", "rehearsal"},
+        *{"launch", "folding", "timing", "rehearsal", "frequency", "precision"},
         *{"predict"},
         *{"exporting.subject", "exporting.pretrained", "exporting.source_code"},
         *{"exporting.program", "exporting.int8", "exporting.check", "exporting.folder"},

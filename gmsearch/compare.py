@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from itertools import cycle, product
 from pathlib import Path
 from statistics import fmean, median, stdev, variance
 from typing import NamedTuple
 
 from scipy.stats import studentized_range
 
+from gmsearch.band_picture import STYLES, Line, draw_bands
 from gmsearch.console import comparison_table
 from gmsearch.cost import Cost, total
 from gmsearch.errors import ExportError, TrainingError, WeightsError
@@ -18,7 +20,15 @@ from gmsearch.jobs import Writer
 from gmsearch.latency import EAGER, ONNX_RUNTIME, Latency, eager, measure, onnx
 from gmsearch.network import Network, network_from_dict
 from gmsearch.onnx_export import export_onnx
-from gmsearch.record import ComparedNetwork, TrialRecord, half_interval
+from gmsearch.palette import RUNS
+from gmsearch.record import (
+    ComparedNetwork,
+    EpochDict,
+    TrialRecord,
+    band_cost_in_words,
+    band_names_of,
+    half_interval,
+)
 from gmsearch.run import RunFolder
 from gmsearch.session import Ending, Session, open_session
 from gmsearch.trainings import Trainings
@@ -82,8 +92,10 @@ def _compare(
     if trainings.records:
         console.print(f"going on with {folder.path}: {trainings.num_complete} are trained")
 
+    watched = [] if comparison.watch is None else comparison.watch.names
+
     def write_trials(records: list[TrialRecord]) -> None:
-        folder.write_trials(records, also=["name", "seed"])
+        folder.write_trials(records, also=["name", "seed", *watched])
 
     account = session.train(trainings, Writer(write_trials))
     records = list(trainings.records.values())
@@ -95,6 +107,9 @@ def _compare(
         for remark in remarks:
             console.print(remark, soft_wrap=True)
     _answer(session, compared(comparison, networks, records, costs, latencies))
+    if told := band_cost_in_words(records):
+        draw_bands(folder.bands_picture, _lines(networks, records))
+        console.print(f"{told}; {folder.bands_picture} has them over training", soft_wrap=True)
     if account:
         console.print(account.in_words())
     failed = [record for record in records if record.state == "failed"]
@@ -105,6 +120,22 @@ def _compare(
     if not trainings.is_finished:
         console.print(f"next: gmsearch resume {folder.path}", soft_wrap=True)
     return session.ending(trainings.is_finished, account)
+
+
+def _lines(networks: Mapping[str, Network], records: Iterable[TrialRecord]) -> list[Line]:
+    """The trainings of each network as lines of a picture."""
+    curves: dict[str, list[list[EpochDict]]] = {}
+    for record in records:
+        curves.setdefault(record.id, []).append(record.curve)
+    names: dict[str, str] = {}
+    for name, network in networks.items():
+        names.setdefault(network.id, name)
+    looks = product(STYLES, RUNS)
+    return [
+        Line(name, colour, curves[network_id], style=style)
+        for (network_id, name), (style, colour) in zip(names.items(), cycle(looks))
+        if network_id in curves
+    ]
 
 
 def _counted(number: int, noun: str) -> str:
@@ -187,6 +218,11 @@ def compared(
                 onnx_ms=measured[ONNX_RUNTIME].median_ms if ONNX_RUNTIME in measured else None,
                 images_per_second=median(known_speeds) if known_speeds else None,
                 published=settings.published.get(name),
+                bands={
+                    band: fmean(record.bands[band] for record in own)
+                    for band in band_names_of(own)
+                    if all(band in record.bands for record in own)
+                },
             )
         )
     return rows

@@ -150,9 +150,11 @@ def comparison_table(rows: Sequence[ComparedNetwork]) -> Table:
         caption="MACs, params, activations and ms (one image, one core) at 224 px, 1,000 classes",
         caption_justify="left",
     )
+    bands = list(dict.fromkeys(name for row in rows for name in row.bands))
     table.add_column("network", overflow="fold")
     for column in (
         "top1",
+        *bands,
         *(["paper, ImageNet"] if published else []),
         "MACs",
         "params",
@@ -169,6 +171,7 @@ def comparison_table(rows: Sequence[ComparedNetwork]) -> Table:
         table.add_row(
             row.name,
             top1,
+            *(_or_nothing(row.bands.get(band), ".1f") for band in bands),
             *([_or_nothing(row.published, ".1f")] if published else []),
             format_size(row.macs),
             format_size(row.params),

@@ -28,7 +28,7 @@ from gmsearch.architecture import (
     Architecture,
     Stage,
 )
-from gmsearch.record import TrialRecord
+from gmsearch.record import TrialRecord, band_names_of
 
 NUM_CHAINS = 16
 NUM_WARM_UP = 100  # sweeps of each chain that are thrown away
@@ -47,6 +47,7 @@ _LEVELS: dict[str, tuple[str, ...]] = {
     "blocks": BLOCKS,
     "downsampler": DOWNSAMPLERS,
 }
+OF_GATES = ("placement", "form", "activation", "blocks")  # what a gate is, and where
 _OF_GATES = ("form", "blocks")  # of the stages that have a gate; a stage without has neither
 PER_DOUBLING = "per doubling"
 PER_2_PX = "per 2 px"
@@ -168,15 +169,18 @@ class _Factor(NamedTuple):
     basis: np.ndarray  # (levels, coefficients)
 
 
-def effects_of(records: Sequence[TrialRecord], seed: int = 0) -> Effects | None:
-    """The effects in the complete trials of a search, in whatever order these come.
+def effects_of(
+    records: Sequence[TrialRecord], seed: int = 0, *, of: str = "top1"
+) -> Effects | None:
+    """The effects in the complete trials of a search, in whatever order these come: on top1, or on
+    the accuracy in a band that `of` names, which takes its place in all that is said here.
 
     Trials that are not complete, have no finite top1 or are of a peer are passed over. A factor
     that does not vary at equal MACs is left out. None where no factor is left, or where fewer than
     two trials are left beside the curve in MACs, which takes up to three: a single one cannot tell
     an effect from noise.
     """
-    networks, macs, top1 = _complete(records)
+    networks, macs, top1 = _complete(records, of)
     if len(networks) < 3:
         return None
     factors = _factors(networks)
@@ -202,13 +206,19 @@ def effects_of(records: Sequence[TrialRecord], seed: int = 0) -> Effects | None:
     )
 
 
+def effects_by_band(records: Sequence[TrialRecord], seed: int = 0) -> dict[str, Effects]:
+    """`effects_of` each band that was watched, where there are any."""
+    found = {name: effects_of(records, seed, of=name) for name in band_names_of(records)}
+    return {name: effects for name, effects in found.items() if effects is not None}
+
+
 def _complete(
-    records: Sequence[TrialRecord],
+    records: Sequence[TrialRecord], of: str
 ) -> tuple[list[Architecture], np.ndarray, np.ndarray]:
     """Networks, log2 MACs and top1 of the trials that count."""
     found = []
     for record in records:
-        network, top1 = record.network, record.top1
+        network, top1 = record.network, record.figure(of)
         if record.state != "complete" or not isinstance(network, Architecture):
             continue
         if top1 is not None and math.isfinite(top1):

@@ -16,7 +16,7 @@ PUBLISHED_SIZE = 224  # pixels at which published radii count bins
 PUBLISHED = (12.0, 24.0, 36.0)  # the radii of the GmNet paper
 SIDES = ("low", "high")
 RAW = "raw"  # the whole image, beside its parts
-MOST_COST = 0.08  # of an epoch, counted in passes, that watching bands may take unless told
+MOST_COST = 0.06  # of an epoch, counted in passes, that watching bands may take unless told
 PASSES_OF_A_STEP = 3  # a forward pass, and a backward pass that is worth two
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from gmsearch.interval import wilson_interval
 from gmsearch.network import Network
 from gmsearch.pareto import front
+from gmsearch.radii import is_band
 
 # Of an epoch, what those who follow a run are told beside its number.
 SCALARS = ("top1", "train_loss", "loss")
@@ -58,6 +59,15 @@ class TrialRecord:
         return self.curve[-1]["top1"] if self.curve else None
 
     @property
+    def bands(self) -> dict[str, float]:
+        """top1 on parts of some minival images after the last epoch, where they were watched."""
+        return (self.curve[-1].get("bands") or {}) if self.curve else {}
+
+    def figure(self, name: str) -> Any:
+        """A field, or a band by its name; None where it is not known."""
+        return self.bands.get(name) if is_band(name) else getattr(self, name)
+
+    @property
     def epochs(self) -> int:
         return len(self.curve)
 
@@ -84,6 +94,31 @@ class ComparedNetwork:
     onnx_ms: float | None  # the same in ONNX Runtime
     images_per_second: float | None  # of one worker in training, the median over epochs
     published: float | None = None
+    bands: dict[str, float] = field(default_factory=dict)  # the means over seeds
+
+
+def is_learned(objective: str) -> bool:
+    """Whether an objective is an accuracy: it is known after training, and more of it is better."""
+    return objective == "top1" or is_band(objective)
+
+
+def band_names_of(records: Iterable[TrialRecord]) -> list[str]:
+    """The bands that any of these trials has, in their order."""
+    return list(dict.fromkeys(name for record in records for name in record.bands))
+
+
+def band_cost_in_words(records: Iterable[TrialRecord]) -> str | None:
+    """How many images bands are of, and what it cost to look; None where nothing was watched."""
+    epochs = [epoch for record in records for epoch in record.curve if epoch.get("bands")]
+    if not epochs:
+        return None
+    looking = sum(epoch["band_seconds"] for epoch in epochs)
+    whole = sum(epoch["seconds"] for epoch in epochs) - looking
+    num_images = max(epoch["band_images"] for epoch in epochs)
+    return (
+        f"bands: of {num_images:,} images, the same in every epoch and for every network; looking "
+        f"at them took {looking / whole:.1%} of the rest of an epoch"
+    )
 
 
 class Interval(NamedTuple):
@@ -125,10 +160,10 @@ def tied(front: Sequence[TrialRecord], num_images: int | None) -> set[str]:
 
 
 def front_of(records: Iterable[TrialRecord], objectives: tuple[str, ...]) -> list[TrialRecord]:
-    """The complete trials that no other dominates, best top1 first; top1 is maximised, every cost
+    """The complete trials that no other dominates, best top1 first; accuracies are maximised, costs
     minimised.
     """
     complete = [record for record in records if record.state == "complete"]
-    points = [[getattr(record, name) for name in objectives] for record in complete]
-    on_front = [complete[i] for i in front(points, [name == "top1" for name in objectives])]
+    points = [[record.figure(name) for name in objectives] for record in complete]
+    on_front = [complete[i] for i in front(points, [is_learned(name) for name in objectives])]
     return sorted(on_front, key=lambda record: (-record.curve[-1]["top1"], record.macs))

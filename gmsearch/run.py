@@ -12,7 +12,8 @@ runs/NAME/
   exported/ID/         the export of a network
   tensorboard/ID/      curves for TensorBoard, where they are asked for
 
-A comparison has trials/ID-seedS/ and comparison.json instead of study.db and the front.
+A comparison has trials/ID-seedS/ and comparison.json instead of study.db and the front, and
+bands.png where bands were watched.
 """
 
 import contextlib
@@ -108,6 +109,10 @@ class RunFolder:
         return self.path / "comparison.json"
 
     @property
+    def bands_picture(self) -> Path:
+        return self.path / "bands.png"
+
+    @property
     def front_picture(self) -> Path:
         return self.path / "front.png"
 
@@ -185,7 +190,7 @@ class RunFolder:
         known += ["activations", "epochs", "seconds", *also]
         writer.writerow((*known, *choices))
         for record in records:
-            values = [getattr(record, name) for name in known]
+            values = [record.figure(name) for name in known]
             writer.writerow((*values, *(record.picks.get(choice) for choice in choices)))
         write_atomically(self.path / "trials.csv", rows.getvalue())
 

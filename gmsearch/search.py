@@ -10,7 +10,7 @@ from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, read_settings
 from gmsearch.jobs import Writer
 from gmsearch.picture import draw_front
-from gmsearch.record import TrialRecord, front_of
+from gmsearch.record import TrialRecord, band_cost_in_words, front_of
 from gmsearch.run import RunFolder
 from gmsearch.session import Account, Ending, Session, open_session
 from gmsearch.space import SearchSpace, format_size
@@ -103,8 +103,11 @@ def _search(session: Session[Experiment], space: SearchSpace) -> Ending:
         ended = study.num_finished
         console.print(f"going on with {session.folder.path}: {ended} trainings have ended")
 
+    watched = [] if experiment.watch is None else experiment.watch.names
+
     def write_tables(records: list[TrialRecord]) -> None:
-        session.folder.write_trials(records, [choice.name for choice in space.choices])
+        choices = [choice.name for choice in space.choices]
+        session.folder.write_trials(records, choices, also=watched)
         session.folder.write_front(front_of(records, experiment.objectives))
 
     account = session.train(study, Writer(write_tables))
@@ -119,6 +122,8 @@ def _answer(session: Session[Experiment], study: SearchStudy, account: Account |
     records, num_minival = list(study.records.values()), len(session.dataset.minival)
     draw_front(folder.front_picture, experiment, records, num_minival)
     console.print(answer(experiment, records, num_minival))
+    if told := band_cost_in_words(records):
+        console.print(told, soft_wrap=True)
     if account:
         console.print(account.in_words())
     console.print(f"wrote front.json, trials.csv and front.png to {folder.path}")

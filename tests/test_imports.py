@@ -35,7 +35,7 @@ FLOORS = (
     },
     {
         *{"jobs", "trainings", "sampler", "storage", "stored", "study"},
-        *{"console", "picture", "progress"},
+        *{"console", "picture", "progress", "band_picture"},
         *{"notes", "scatter", "tensorboard", "trackers"},
         *{"cluster", "shelf", "worker", "lookout", "driver", "tune", "nodes", "session", "launch"},
         *{"spending", "rehearsal"},
@@ -98,7 +98,7 @@ DOORS = {
     "onnxruntime": {"onnx_export", "exporting.int8"},
     "safetensors": {"exporting.pretrained", "retraining"},
     "scipy": {"compare", "finalists", "ranking", "surrogate", "gain"},
-    "matplotlib": {"picture", "report.drawing", "report.pictures", "report.page"},
+    "matplotlib": {"picture", "band_picture", "report.drawing", "report.pictures", "report.page"},
     "tensorboardX": {"tensorboard"},
     "PIL": {"data.decoding", "data.sources", "data.named", "data.streamed"},
 }

@@ -8,9 +8,11 @@ from gmsearch.cli.flags import (
     Parser,
     absolute,
     add_recipe,
+    add_watching,
     check_data,
     packed_resolution,
     recipe_said,
+    watching,
     whole,
 )
 from gmsearch.errors import SettingsError
@@ -81,6 +83,7 @@ def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
     )
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
     parser.add_argument("--address", metavar="ADDR", help="of a Ray cluster")
+    add_watching(parser, "val")
     add_recipe(parser)
     parser.set_defaults(run=_retrain)
 
@@ -112,6 +115,7 @@ def _retrain(arguments: argparse.Namespace) -> int:
             "compiled": arguments.compile,
             "stream": arguments.stream,
             "teacher": _teacher(arguments.teacher),
+            **watching(arguments),
             "cache": before.cache if arguments.cache is None else absolute(arguments.cache),
         },
     )

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from gmsearch.data import BUILT_IN, is_named, packed_resolution
 from gmsearch.errors import DataError, SettingsError
 from gmsearch.experiment import JOURNAL, TRACKERS
+from gmsearch.radii import PUBLISHED, check_radii
 from gmsearch.recipe import PRECISIONS, Recipe
 from gmsearch.space import parse_size
 
@@ -86,6 +87,42 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
         help="no mirror images, where left and right mean something",
     )
     group.add_argument("--precision", choices=PRECISIONS, help=f"default: {Recipe().precision}")
+
+
+def add_watching(parser: argparse.ArgumentParser, split: str = "minival") -> None:
+    """Whether bands are looked at after every epoch."""
+    parser.add_argument(
+        "--frequency",
+        nargs="?",
+        const=PUBLISHED,
+        type=radii,
+        metavar="RADII",
+        help="after every epoch, also the accuracy on the low and the high frequencies of some "
+        f"{split} images, cut at these radii at 224 px (default without a value: 12,24,36)",
+    )
+    parser.add_argument(
+        "--frequency-share",
+        type=float,
+        metavar="X",
+        help=f"of the {split} images of each class, the same in every epoch and for every network "
+        "(default: as many as cost less than a tenth of an epoch)",
+    )
+
+
+def radii(text: str) -> tuple[float, ...]:
+    try:
+        return check_radii(map(float, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no list of radii; write 12,24,36, or leave it out and put --frequency "
+            "last"
+        ) from None
+
+
+def watching(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was said of the flags of `add_watching`."""
+    names = ("frequency", "frequency_share")
+    return {name: getattr(arguments, name, None) for name in names}
 
 
 def add_effort(parser: argparse.ArgumentParser) -> None:
@@ -167,6 +204,7 @@ def training(arguments: argparse.Namespace, *words: str) -> dict[str, Any]:
         "recipe": Recipe(**recipe),
         "seed": arguments.seed,
         "stream": arguments.stream,
+        **watching(arguments),
         **effort(arguments),
     }
 

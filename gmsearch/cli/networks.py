@@ -8,7 +8,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gmsearch.cli.flags import Parser, absolute, add_effort, add_training, size, training, whole
+from gmsearch.cli.flags import (
+    Parser,
+    absolute,
+    add_effort,
+    add_training,
+    add_watching,
+    size,
+    training,
+    whole,
+)
 from gmsearch.cli.searching import start_run
 from gmsearch.errors import SettingsError, WeightsError
 from gmsearch.experiment import Comparison, make_settings
@@ -47,6 +56,7 @@ def _add_train(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--weights", metavar="FILE", help="to start from: .safetensors or a torch checkpoint"
     )
+    add_watching(parser)
     add_effort(parser)
     parser.set_defaults(run=_train)
 
@@ -79,6 +89,7 @@ def _add_compare(verbs: "argparse._SubParsersAction[Parser]") -> None:
     parser.add_argument(
         "--seeds", type=whole, default=1, metavar="N", help="trainings of each (default: 1)"
     )
+    add_watching(parser)
     add_effort(parser)
     parser.set_defaults(run=_compare)
 

@@ -9,6 +9,7 @@ from gmsearch.cli.flags import (
     add_effort,
     add_storage,
     add_training,
+    add_watching,
     effort,
     size,
     training,
@@ -101,6 +102,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="top1 and costs of macs, params, activations (default: top1,macs)",
     )
+    add_watching(parser)
     add_storage(parser)
     add_effort(parser)
 

@@ -2,25 +2,30 @@
 
 import io
 import shlex
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
+from gmsearch.band_picture import bands_figure
 from gmsearch.certificate import read_certificate
 from gmsearch.finalists import Finalist, correlation_in_words
 from gmsearch.history import History
 from gmsearch.palette import COST_WORDS
 from gmsearch.plots import front_figure, hypervolume_figure
-from gmsearch.record import interval_of
+from gmsearch.record import band_cost_in_words, interval_of
 from gmsearch.report.account import account_of, account_rows, checklist
 from gmsearch.report.charts import MOST_CURVES, curves_figure, effects_figure
 from gmsearch.report.drawing import draw_best
+from gmsearch.report.pictures import band_effects_figure, band_lines
 from gmsearch.report.tables import Tables
 from gmsearch.space import format_size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # How a column is told: its head and its format.
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -70,6 +75,7 @@ def page_of(
         importance=told(_with_range(tables.importance)),
         curves_note=curves_note(tables.curves),
         hypervolume_note=hypervolume_note(history),
+        bands=_bands(history, tables),
         drawings=list(_drawings(history)),
         account=account_rows(account),
         checklist=checklist(history, others),
@@ -178,19 +184,36 @@ def _figures(history: History, tables: Tables, others: Sequence[History]) -> dic
     }
 
 
-def _drawings(history: History) -> list[dict[str, Any]]:
+def _bands(history: History, tables: Tables) -> dict[str, Any] | None:
+    """What is told of the bands, where they were watched."""
+    cost = band_cost_in_words(history.records)
+    if cost is None:
+        return None
+    effects = tables.band_effects
+    return {
+        "note": cost,
+        "curves": _svg(bands_figure(list(band_lines(history)))),
+        "statements": tables.band_statements,
+        "effects": None if effects is None else _svg(band_effects_figure(effects)),
+    }
+
+
+def _drawings(history: History) -> Iterator[dict[str, Any]]:
     """The first of the front as diagrams."""
+    for record, figure in draw_best(history):
+        title = f"{record.id}: top1 {record.top1:.1f} %, {format_size(record.macs)} MACs"
+        yield {"id": record.id, "title": title, "svg": _svg(figure)}
+
+
+def _svg(figure: "Figure") -> str:
+    """A picture as a part of a page, its words as text."""
     import matplotlib
 
-    drawn = []
+    text = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gmsearch"}):
-        for record, figure in draw_best(history):
-            text = io.StringIO()
-            figure.savefig(text, format="svg")
-            title = f"{record.id}: top1 {record.top1:.1f} %, {format_size(record.macs)} MACs"
-            svg = text.getvalue()
-            drawn.append({"id": record.id, "title": title, "svg": svg[svg.index("<svg") :]})
-    return drawn
+        figure.savefig(text, format="svg")
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
 
 
 def _with_range(importance: pd.DataFrame | None) -> pd.DataFrame | None:

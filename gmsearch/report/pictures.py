@@ -1,16 +1,22 @@
 """The figures of a report as PNG files, in matplotlib."""
 
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from gmsearch.band_picture import Line
+from gmsearch.effects import OF_GATES
 from gmsearch.files import replacing
-from gmsearch.palette import BLUE, GREY, RUNS
+from gmsearch.history import History
+from gmsearch.palette import BLUE, GREY, ORANGE, PALE, RUNS, VERMILION
+from gmsearch.radii import SIDES
 from gmsearch.report.charts import EFFECTS_AXIS, STATES, some_trials
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 130
@@ -70,14 +76,61 @@ def draw_effects(path: Path, effects: pd.DataFrame) -> None:
 
     figure = Figure(figsize=(8, 1 + 0.22 * len(effects)), layout="constrained")
     axes = figure.subplots()
-    rows = effects.assign(y=range(len(effects)))
+    _effects(axes, effects.assign(y=range(len(effects))))
+    axes.set_yticks(range(len(effects)), effects.factor + "  " + effects.level, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(EFFECTS_AXIS)
+    save(figure, path)
+
+
+def band_effects_figure(effects: pd.DataFrame) -> "Figure":
+    """What each level of a gate does to each band, at equal MACs: a panel for each band, with the
+    same rows in all.
+    """
+    from matplotlib.figure import Figure
+
+    of_gates = effects[effects.factor.isin(OF_GATES)]
+    names = list(dict.fromkeys(of_gates.factor + "  " + of_gates.level))
+    bands = list(dict.fromkeys(of_gates.band))
+    rows, columns = len(SIDES), max(1, len(bands) // len(SIDES))
+    figure = Figure(
+        figsize=(1.8 + 2.6 * columns, rows * (1 + 0.19 * len(names))), layout="constrained"
+    )
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    for axes, band in zip(panels.T.ravel(), bands, strict=False):
+        part = of_gates[of_gates.band == band]
+        _effects(axes, part.assign(y=[names.index(n) for n in part.factor + "  " + part.level]))
+        axes.set_title(f"on {band}", fontsize=9)
+    for axes in panels[:, 0]:
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+    panels[0, 0].invert_yaxis()
+    figure.supxlabel("points of top1 on the part at equal MACs (95 % interval)", fontsize=9)
+    return figure
+
+
+def _effects(axes: "Axes", rows: pd.DataFrame) -> None:
+    """Points with their intervals, at the height `y`; blue where 0 is not in them."""
     for resolved, colour in ((True, BLUE), (False, GREY)):
         part = rows[rows.resolved == resolved]
         around = [part["mean"] - part.low, part.high - part["mean"]]
         axes.errorbar(part["mean"], part.y, xerr=around, fmt="o", color=colour, lw=1.5, ms=5)
     axes.axvline(0, color="black", lw=0.8)
-    axes.set_yticks(range(len(effects)), effects.factor + "  " + effects.level, fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xlabel(EFFECTS_AXIS)
     axes.grid(alpha=0.2, axis="x")
-    save(figure, path)
+
+
+def band_lines(history: History) -> Iterator[Line]:
+    """The trials as lines over their epochs: the others, the front, and the baselines."""
+    front = {record.id for record in history.front}
+    groups: dict[str, tuple[str, float]] = {
+        "other trials": (PALE, 0.7),
+        "front": (BLUE, 1.4),
+        "GmNet": (ORANGE, 1.8),
+        "no gates": (VERMILION, 1.8),
+    }
+    curves: dict[str, list] = {name: [] for name in groups}
+    for record in history.records:
+        name = record.baseline or ("front" if record.id in front else "other trials")
+        curves[name].append(record.curve)
+    for name, (colour, width) in groups.items():
+        if curves[name]:
+            yield Line(name, colour, curves[name], width)

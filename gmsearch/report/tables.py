@@ -1,14 +1,14 @@
 """The figures of a report as tables: what its pictures draw, and the CSV files behind them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
-from gmsearch.effects import Effects, effects_of
+from gmsearch.effects import Effects, effects_by_band, effects_of
 from gmsearch.finalists import Finalist, figures
 from gmsearch.history import History, labels_of
-from gmsearch.record import TrialRecord, interval_of, tied
+from gmsearch.record import TrialRecord, band_names_of, interval_of, tied
 
 FRONT_COLUMNS = ["id", "top1", "low", "high", "tie", "macs", "params", "activations", "gates"]
 
@@ -51,8 +51,9 @@ def _trials(records: Sequence[TrialRecord], num_minival: int | None) -> pd.DataF
 def curves_table(history: History) -> pd.DataFrame:
     """A row for each epoch of each trial."""
     columns = ["id", "number", "state", "epoch", "top1", "train_loss", "loss", "seconds"]
+    columns += band_names_of(history.records)
     rows = [
-        {"id": r.id, "number": r.number, "state": r.state, **epoch}
+        {"id": r.id, "number": r.number, "state": r.state, **epoch, **(epoch.get("bands") or {})}
         for r in history.records
         for epoch in r.curve
     ]
@@ -85,6 +86,15 @@ def effects_table(effects: Effects) -> pd.DataFrame:
 def importance_table(effects: Effects) -> pd.DataFrame:
     """The share of each factor in the differences between networks at equal MACs."""
     return pd.DataFrame([asdict(importance) for importance in effects.importances])
+
+
+def band_effects_table(found: Mapping[str, Effects]) -> pd.DataFrame:
+    """`effects_table` of each band, one after the other."""
+    return pd.concat(
+        [effects_table(effects).assign(band=name) for name, effects in found.items()]
+        or [pd.DataFrame()],
+        ignore_index=True,
+    )
 
 
 def retrained_table(finalists: Sequence[Finalist]) -> pd.DataFrame:
@@ -123,6 +133,8 @@ class Tables:
     retrained: pd.DataFrame | None
     statements: tuple[str, ...]  # what the effects say, in words
     noise: float | None  # points of top1 between networks that no choice explains
+    band_effects: pd.DataFrame | None = None
+    band_statements: tuple[tuple[str, tuple[str, ...]], ...] = ()  # by band, as `statements`
 
     def named(self) -> dict[str, pd.DataFrame]:
         """The tables that have something, by the names of their files."""
@@ -135,6 +147,7 @@ def tables_of(
 ) -> Tables:
     """What there is to tell of a run, beside others."""
     effects = effects_of(history.complete)
+    by_band = effects_by_band(history.complete)
     return Tables(
         front=_unless_empty(front_table(history)),
         baselines=_unless_empty(baselines_table(history)),
@@ -145,6 +158,8 @@ def tables_of(
         retrained=_unless_empty(retrained_table(finalists)),
         statements=() if effects is None else effects.in_words(),
         noise=None if effects is None else effects.noise,
+        band_effects=_unless_empty(band_effects_table(by_band)),
+        band_statements=tuple((name, each.in_words()) for name, each in by_band.items()),
     )
 
 

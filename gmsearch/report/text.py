@@ -3,9 +3,10 @@
 from rich.console import Console
 
 from gmsearch.console import answer
-from gmsearch.effects import effects_of
+from gmsearch.effects import effects_by_band, effects_of
 from gmsearch.finalists import correlation_in_words, finalists_table, trained_in_full
 from gmsearch.history import History
+from gmsearch.record import band_cost_in_words
 from gmsearch.report.account import account_of, account_rows
 from gmsearch.report.page import proxy_note, warnings
 from gmsearch.scatter import scatter
@@ -30,6 +31,12 @@ def print_essentials(console: Console, history: History) -> None:
     lines = ("not resolved by this run",) if effects is None else effects.in_words()
     for line in lines:
         console.print(f"  {line}", soft_wrap=True)
+    if watched := band_cost_in_words(history.records):
+        console.print(f"\n{watched}", soft_wrap=True)
+        for name, of_band in effects_by_band(history.complete).items():
+            console.print(f"what the gates did to {name}, at equal MACs")
+            for line in of_band.in_words(per_factor=1):
+                console.print(f"  {line}", soft_wrap=True)
     console.print("\nthe account")
     for question, told in account_rows(account_of(history)):
         console.print(f"  {question}: {told}", soft_wrap=True)

@@ -7,14 +7,23 @@ RUN/report/       the same in parts: a CSV file for each table, a PNG file for e
 from collections.abc import Sequence
 from pathlib import Path
 
+from gmsearch.band_picture import draw_bands
 from gmsearch.errors import SettingsError
 from gmsearch.files import write_atomically
 from gmsearch.finalists import trained_in_full
 from gmsearch.history import History
 from gmsearch.picture import draw_front
+from gmsearch.record import band_names_of
 from gmsearch.report.drawing import draw_best
 from gmsearch.report.page import page_of
-from gmsearch.report.pictures import draw_curves, draw_effects, draw_hypervolume, save
+from gmsearch.report.pictures import (
+    band_effects_figure,
+    band_lines,
+    draw_curves,
+    draw_effects,
+    draw_hypervolume,
+    save,
+)
 from gmsearch.report.tables import Tables, tables_of
 
 
@@ -79,6 +88,10 @@ def _draw_all(history: History, tables: Tables, folder: Path) -> list[Path]:
         draw_hypervolume(named("hypervolume"), tables.hypervolume)
     if tables.effects is not None:
         draw_effects(named("effects"), tables.effects)
+    if band_names_of(history.records):
+        draw_bands(named("bands"), list(band_lines(history)))
+    if tables.band_effects is not None:
+        save(band_effects_figure(tables.band_effects), named("band_effects"))
     for record, figure in draw_best(history):
         save(figure, named(record.id))
     return files

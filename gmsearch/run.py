@@ -153,6 +153,19 @@ class RunFolder:
                 "again"
             ) from None
 
+    def baseline_ids(self) -> list[str]:
+        """The baselines of a search that its trials.csv has. Raises SettingsError."""
+        file = self.path / "trials.csv"
+        if not file.exists():
+            return []
+        try:
+            with file.open(encoding="utf-8", newline="") as opened:
+                return [row["id"] for row in csv.DictReader(opened) if row["baseline"]]
+        except (KeyError, UnicodeDecodeError):
+            raise SettingsError(
+                f"{file}: not what a run wrote; `gmsearch resume {self.path}` writes it again"
+            ) from None
+
     def find_trial(self, network_id: str) -> Path | None:
         """The folder of a network's trial, the first of its seeds in a comparison."""
         candidates = [

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "gmsearch"
 FLOORS = (
     {
         *{"errors", "architecture", "cost", "gmnet", "network", "pareto", "recipe", "record"},
-        *{"files", "interval", "palette", "lock", "radii"},
+        *{"files", "interval", "palette", "lock", "radii", "bias"},
     },
     {
         *{"references", "reading", "space", "space_file", "survey", "experiment", "run"},
@@ -44,6 +44,7 @@ FLOORS = (
     {
         *{"search", "compare", "profile", "finalists", "predict", "history"},
         *{"certificate", "proxy", "plan"},
+        *{"trained", "band_accuracy"},
         *{"plots", "dashboard"},
         *{"replay", "table"},
         *{"report", "report.account", "report.tables", "report.charts", "report.drawing"},
@@ -55,6 +56,7 @@ FLOORS = (
     {
         *{"cli", "cli.flags", "cli.searching", "cli.networks", "cli.packing", "cli.finals"},
         *{"cli.exporting", "cli.watching", "cli.reporting", "cli.tables", "cli.judging"},
+        *{"cli.frequency"},
         *{"__main__", ""},
     },
 )
@@ -68,7 +70,7 @@ DOORS = {
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
         *{"augment", "feeding", "crew", "streaming", "teacher", "retraining", "roofline"},
         *{"launch", "folding", "timing", "rehearsal", "frequency", "precision"},
-        *{"predict"},
+        *{"predict", "band_accuracy"},
         *{"exporting.subject", "exporting.pretrained", "exporting.source_code"},
         *{"exporting.program", "exporting.int8", "exporting.check", "exporting.folder"},
     },
@@ -92,13 +94,20 @@ DOORS = {
     "yaml": {"reading", "experiment"},
     "rich": {
         *{"console", "progress", "session", "profile", "finalists", "report.text"},
-        *{"certificate", "proxy", "plan"},
+        *{"certificate", "proxy", "plan", "band_accuracy"},
     },
     "fvcore": {"fvcore_count"},
     "onnxruntime": {"onnx_export", "exporting.int8"},
     "safetensors": {"exporting.pretrained", "retraining"},
     "scipy": {"compare", "finalists", "ranking", "surrogate", "gain"},
-    "matplotlib": {"picture", "band_picture", "report.drawing", "report.pictures", "report.page"},
+    "matplotlib": {
+        "picture",
+        "band_picture",
+        "band_accuracy",
+        "report.drawing",
+        "report.pictures",
+        "report.page",
+    },
     "tensorboardX": {"tensorboard"},
     "PIL": {"data.decoding", "data.sources", "data.named", "data.streamed"},
 }

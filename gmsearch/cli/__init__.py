@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from gmsearch.cli import (
     exporting,
     finals,
+    frequency,
     judging,
     networks,
     packing,
@@ -62,4 +63,5 @@ def _parser() -> Parser:
     finals.add_verbs(verbs)
     tables.add_verbs(verbs)
     exporting.add_verbs(verbs)
+    frequency.add_verbs(verbs)
     return parser

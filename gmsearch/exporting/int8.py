@@ -14,7 +14,7 @@ from gmsearch import data
 from gmsearch.augment import normalise
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import FullTraining, Settings
-from gmsearch.exporting.subject import Subject
+from gmsearch.exporting.subject import Subject, check_classes
 from gmsearch.feeding import Batches, Crops, in_order, place
 from gmsearch.onnx_export import INPUT, OrtNetwork
 
@@ -59,16 +59,7 @@ def data_for(subject: Subject, source: str | None) -> Int8Data:
         seed=0 if settings is None else settings.seed,
         cache=None if settings is None or settings.cache is None else Path(settings.cache),
     )
-    if len(dataset.classes) != subject.num_classes:
-        raise SettingsError(
-            f"--data {source}: {len(dataset.classes):,} classes, but the network has "
-            f"{subject.num_classes:,}; give the data that it was trained on"
-        )
-    if subject.labels is not None and dataset.classes != subject.labels:
-        raise SettingsError(
-            f"--data {source}: other classes than those of the network; "
-            "give the data that it was trained on"
-        )
+    check_classes(subject, dataset, source)
     if len(dataset.train) < FEWEST:
         raise SettingsError(
             f"--data {source}: {len(dataset.train)} training images; "

@@ -12,8 +12,10 @@ from torch import nn
 
 from gmsearch.architecture import Architecture
 from gmsearch.data.decoding import side_for
+from gmsearch.errors import SettingsError, UserError
 from gmsearch.exporting.subject import Subject
 from gmsearch.files import replacing, write_atomically
+from gmsearch.network import read_network
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # What timm knows of a network whatever its weights are.
@@ -79,3 +81,30 @@ def write_weights(subject: Subject, folder: Path) -> None:
 def load_pretrained(folder: Path) -> nn.Module:
     """The network of a folder, as timm loads it."""
     return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+
+
+def read_export(folder: Path) -> Subject:
+    """What an export has, with the story that its config tells. Raises SettingsError."""
+    file = folder / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        about = config["pretrained_cfg"]
+        labels = config.get("label_names")
+        network = read_network(folder / "architecture.json")
+        return Subject(
+            name=folder.name,
+            network=network,
+            model=load_pretrained(folder),
+            resolution=int(about["input_size"][1]),
+            num_classes=int(config["num_classes"]),
+            labels=None if labels is None else tuple(labels),
+            weights=str(about["description"]),
+            facts=dict(config["weights"]),
+        )
+    except UserError:
+        raise
+    except Exception as error:  # a broken file may make the readers stumble in any way
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise SettingsError(
+            f"{folder}: not what gmsearch export wrote ({reason[:100]}); export it again"
+        ) from None

@@ -12,6 +12,7 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
 from gmsearch.cost import Cost, total
+from gmsearch.data import AnyDataset
 from gmsearch.data.selection import read_classes
 from gmsearch.errors import SettingsError, WeightsError
 from gmsearch.experiment import (
@@ -98,8 +99,7 @@ def find_subject(
                 f"{run.path} has no network {network_id!r}; its trials.csv lists the ids"
             )
         network = read_network(folder / "architecture.json")
-        settings = read_settings(run.experiment_file)
-        training, name = _training_of(run, network_id, folder, settings), network_id
+        training, name = _training_of(run, network_id, folder), network_id
         settings = training.settings
     origin = _origin(weights, training)
     resolution = resolution or (RESOLUTION if settings is None else settings.resolution)
@@ -173,16 +173,59 @@ class _Training(NamedTuple):
     result: _Result | None = None  # None: the file tells it
 
 
-def _training_of(run: RunFolder, network_id: str, trial: Path, settings: Settings) -> _Training:
+def trained_subject(run: RunFolder, folder: Path, name: str) -> Subject:
+    """A network with the weights of one training of a run: the folder of a trial, or that of a full
+    retraining. `name` is what the user calls it. Raises UserError.
+    """
+    network = read_network(folder / "architecture.json")
+    training = _training_in(run, folder)
+    origin = _origin(None, training)
+    settings = training.settings
+    model, num_classes = _build(network, origin, None, settings.resolution)
+    return Subject(
+        name=printable(name),
+        network=network,
+        model=model,
+        resolution=settings.resolution,
+        num_classes=num_classes,
+        labels=training.labels,
+        weights=origin.words,
+        facts=origin.facts,
+        settings=settings,
+        run=run,
+    )
+
+
+def check_classes(subject: Subject, dataset: AnyDataset, source: str) -> None:
+    """Raises SettingsError where a network tells other classes apart than those of the data."""
+    if len(dataset.classes) != subject.num_classes:
+        raise SettingsError(
+            f"--data {source}: {len(dataset.classes):,} classes, but the network has "
+            f"{subject.num_classes:,}; give the data that it was trained on"
+        )
+    if subject.labels is not None and dataset.classes != subject.labels:
+        raise SettingsError(
+            f"--data {source}: other classes than those of the network; "
+            "give the data that it was trained on"
+        )
+
+
+def _training_of(run: RunFolder, network_id: str, trial: Path) -> _Training:
     """The training whose weights are exported: a retraining where there is one, else the trial."""
     retrained = run.path / "retrained" / network_id
-    if (retrained / "result.json").is_file():
-        full = read_full_training(retrained / "settings.yaml")
-        result, labels = _read_result(retrained / "result.json")
-        file = retrained / "model.safetensors"
+    return _training_in(run, retrained if (retrained / "result.json").is_file() else trial)
+
+
+def _training_in(run: RunFolder, folder: Path) -> _Training:
+    """The training of a folder: a full one leaves a result, a trial does not."""
+    if (folder / "result.json").is_file():
+        full = read_full_training(folder / "settings.yaml")
+        result, labels = _read_result(folder / "result.json")
+        file = folder / "model.safetensors"
         return _Training(file, "full retraining", "val", full, labels, result)
+    settings = read_settings(run.experiment_file)
     kind = "short search trial" if isinstance(settings, Experiment) else "single training"
-    return _Training(trial / "checkpoint.pt", kind, "minival", settings, run.classes)
+    return _Training(folder / "checkpoint.pt", kind, "minival", settings, run.classes)
 
 
 def _read_result(file: Path) -> tuple[_Result, tuple[str, ...]]:

@@ -97,7 +97,7 @@ class Display:
             return Group(trials, Text(line))
         best = front_of(self._records, self._settings.objectives)
         title = "front so far" + (f", the best {BEST} of {len(best)}" if len(best) > BEST else "")
-        front = [records_table(title, best[:BEST])] if best else []
+        front = [records_table(title, best[:BEST], self._settings.accuracies[1:])] if best else []
         tables = [trials, *front]
         return Group(*tables, *self._picture(Group(*tables, line), self._settings), Text(line))
 
@@ -132,13 +132,15 @@ def _justify(column: str) -> Literal["left", "right"]:
     return "right" if column in ("top1", "epochs", "MACs", "params") else "left"
 
 
-def records_table(title: str, records: Iterable[TrialRecord]) -> Table:
-    """Trials with id, top1, MACs, params and the gates in words."""
+def records_table(title: str, records: Iterable[TrialRecord], bands: Sequence[str] = ()) -> Table:
+    """Trials with id, top1, the bands that are asked for, MACs, params and the gates in words."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for column in ("id", "top1", "MACs", "params", "gates"):
-        table.add_column(column, justify=_justify(column), no_wrap=column != "gates")
+    for column in ("id", "top1", *bands, "MACs", "params", "gates"):
+        justify = "right" if column in bands else _justify(column)
+        table.add_column(column, justify=justify, no_wrap=column != "gates")
     for record in records:
-        table.add_row(record.id, _top1(record), *_figures(record))
+        found = [_or_nothing(record.figure(band), ".1f") for band in bands]
+        table.add_row(record.id, _top1(record), *found, *_figures(record))
     return table
 
 
@@ -207,13 +209,15 @@ def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int 
             f"one top1 is known to ±{half:.1f} points (95 %, {num_minival:,} minival images, "
             "one seed): smaller differences are not resolved by this run"
         )
-    front = f"front: top1 against {' and '.join(experiment.objectives[1:])}, best first"
+    bands = experiment.accuracies[1:]
+    told = [" and ".join(names) for names in (experiment.accuracies, experiment.costs)]
+    front = f"front: {' against '.join(told)}, best first"
     baselines = [record for record in records if record.baseline and record.state == "complete"]
     parts: list[Any] = [Text("\n".join(lines))]
     if best:
-        parts.append(records_table(front, best))
+        parts.append(records_table(front, best, bands))
     if baselines:
-        parts.append(records_table("baselines", baselines))
+        parts.append(records_table("baselines", baselines, bands))
     return Group(*parts)
 
 

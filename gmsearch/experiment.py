@@ -20,7 +20,7 @@ from pydantic import (
 
 from gmsearch.architecture import STRIDE
 from gmsearch.errors import SettingsError
-from gmsearch.radii import Watch, bins, check_radii, check_radius, corner
+from gmsearch.radii import Watch, bins, check_radii, check_radius, corner, is_band, radius_of
 from gmsearch.reading import Document, read_yaml
 from gmsearch.recipe import Recipe
 from gmsearch.space import SearchSpace
@@ -198,15 +198,42 @@ class Experiment(Settings):
         if self.early_stop not in EARLY_STOPS:
             allowed = ", ".join(EARLY_STOPS)
             raise SettingsError(f"--early-stop {self.early_stop}; allowed: {allowed}")
-        costs = self.objectives[1:]
-        if self.objectives[:1] != ("top1",) or not costs or len(set(costs)) < len(costs):
+        self._check_objectives()
+
+    def _check_objectives(self) -> None:
+        """Raises SettingsError."""
+        for name in self.objectives:
+            if name != "top1" and name not in COSTS and not is_band(name):
+                raise SettingsError(
+                    f"objective {name!r}; allowed: top1, {', '.join(COSTS)}, and bands such as "
+                    "high12, with a radius at 224 px"
+                )
+        first, second = (*self.objectives, "", "")[:2]
+        distinct = len(set(self.objectives)) == len(self.objectives)
+        if first != "top1" or second not in COSTS or not distinct:
             raise SettingsError(
-                f"objectives {','.join(self.objectives)!r}; "
-                f"allowed: top1 and then one or more of {', '.join(COSTS)}"
+                f"objectives {','.join(self.objectives)!r}; allowed: top1, then one of "
+                f"{', '.join(COSTS)}, and then more of these and bands such as high12"
             )
-        for name in costs:
-            if name not in COSTS:
-                raise SettingsError(f"objective {name!r}; allowed: top1, {', '.join(COSTS)}")
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """The objectives that are known before a network is trained."""
+        return tuple(name for name in self.objectives if name in COSTS)
+
+    @property
+    def accuracies(self) -> tuple[str, ...]:
+        """The objectives that are learned by training: top1, and bands."""
+        return tuple(name for name in self.objectives if name not in COSTS)
+
+    @property
+    def watch(self) -> Watch | None:
+        """A band that is an objective is watched, on all of minival unless told otherwise."""
+        aims = [radius_of(name) for name in self.objectives if is_band(name)]
+        if not aims:
+            return super().watch
+        radii = check_radii([*aims, *(self.frequency or ())])
+        return Watch(radii, 1.0 if self.frequency_share is None else self.frequency_share)
 
     @property
     def num_trials(self) -> int:

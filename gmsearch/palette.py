@@ -8,3 +8,8 @@ RUNS = (BLUE, ORANGE, GREEN, PINK, VERMILION, SKY, BLACK)  # of several in one f
 
 BASELINE_MARKS = {"GmNet": "^", "no gates": "v"}  # of matplotlib
 COST_WORDS = {"macs": "MACs", "params": "params", "activations": "activations"}
+
+
+def in_words(objective: str) -> str:
+    """An objective as pictures have it; a band has a name that serves."""
+    return COST_WORDS.get(objective, objective)

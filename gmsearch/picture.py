@@ -10,7 +10,7 @@ import numpy as np
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.files import replacing
-from gmsearch.palette import BASELINE_MARKS, BLUE, COST_WORDS, ORANGE, PALE, VERMILION
+from gmsearch.palette import BASELINE_MARKS, BLUE, COST_WORDS, ORANGE, PALE, VERMILION, in_words
 from gmsearch.record import TrialRecord, front_of, interval_of, tied
 from gmsearch.space import format_size
 from gmsearch.survey import Survey, feasible_in_words, shares
@@ -70,7 +70,7 @@ def draw_front(
     axes.set(xlabel=f"million {COST_WORDS[cost]}", ylabel="top1 on minival, %")
     title = f"{experiment.name}: {experiment.fidelity_in_words()}"
     if len(experiment.objectives) > 2:
-        words = ", ".join(COST_WORDS[each] for each in experiment.objectives[1:])
+        words = ", ".join(map(in_words, experiment.objectives[1:]))
         title += f"\nblue: the front over {words}; line: over {COST_WORDS[cost]} alone"
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.2)

@@ -22,6 +22,7 @@ from gmsearch.palette import (
     RUNS,
     SKY,
     VERMILION,
+    in_words,
 )
 from gmsearch.record import Interval, TrialRecord, front_of, interval_of, tied
 from gmsearch.references import Reference, read_references, select
@@ -74,7 +75,7 @@ def front_figure(history: History) -> go.Figure:
         )
     note = _about_intervals(history)
     if more := history.experiment.objectives[2:]:
-        words = ", ".join(COST_WORDS[each] for each in (cost, *more))
+        words = ", ".join(map(in_words, (cost, *more)))
         note += f"; blue: the front over {words}; line: over {COST_WORDS[cost]} alone"
     if references:
         note += "; above: as published, trained in full, not comparable"

@@ -63,9 +63,14 @@ class TrialRecord:
         """top1 on parts of some minival images after the last epoch, where they were watched."""
         return (self.curve[-1].get("bands") or {}) if self.curve else {}
 
-    def figure(self, name: str) -> Any:
-        """A field, or a band by its name; None where it is not known."""
-        return self.bands.get(name) if is_band(name) else getattr(self, name)
+    def figure(self, name: str, epoch: int | None = None) -> Any:
+        """A field, or a band by its name; an accuracy after an epoch, or after the last. None where
+        it is not known.
+        """
+        if not is_learned(name):
+            return getattr(self, name)
+        there = self.curve[(epoch or self.epochs) - 1] if self.curve else {}
+        return (there.get("bands") or {}).get(name) if is_band(name) else there.get(name)
 
     @property
     def epochs(self) -> int:

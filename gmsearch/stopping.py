@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gmsearch.pareto import front
-from gmsearch.record import TrialRecord
+from gmsearch.record import TrialRecord, is_learned
 from gmsearch.strategy import Strategy
 
 REDUCTION = 3  # from a rung to the next there are so many more epochs
@@ -70,12 +70,8 @@ class Halving:
 
     def verdict(self, record: TrialRecord, records: Iterable[TrialRecord], left: int) -> Verdict:
         there = [r for r in records if r.epochs >= record.epochs and not r.baseline]
-        costs = self._objectives[1:]
-        points = [
-            [r.curve[record.epochs - 1]["top1"], *(getattr(r, cost) for cost in costs)]
-            for r in there
-        ]
-        ranks = _ranks(points, [True] + [False] * len(costs))
+        points = [[r.figure(o, record.epochs) for o in self._objectives] for r in there]
+        ranks = _ranks(points, [is_learned(objective) for objective in self._objectives])
         own = next(rank for rank, r in zip(ranks, there, strict=True) if r.number == record.number)
         better = sum(rank < own for rank in ranks)
         why = f"{better} of {len(there)} trainings at this rung are on better fronts"

@@ -132,10 +132,10 @@ def record_of(frozen: FrozenTrial, folder: RunFolder, experiment: Experiment) ->
         )
     except (LookupError, TypeError, ValueError, ArchitectureError):
         return None
-    return record if _is_whole(record, experiment.recipe.num_epochs) else None
+    return record if _is_whole(record, experiment) else None
 
 
-def _is_whole(record: TrialRecord, num_epochs: int) -> bool:
+def _is_whole(record: TrialRecord, experiment: Experiment) -> bool:
     """Whether a trial has what a search writes of one."""
     costs = (record.macs, record.params, record.activations)
     return (
@@ -144,8 +144,13 @@ def _is_whole(record: TrialRecord, num_epochs: int) -> bool:
         and record.baseline in (None, "GmNet", "no gates")
         and isinstance(record.curve, list)
         and all(_is_epoch(epoch) for epoch in record.curve)
+        and all(
+            record.figure(name, epoch) is not None
+            for name in experiment.accuracies
+            for epoch in range(1, record.epochs + 1)
+        )
         and (record.state != "complete" or bool(record.curve))
-        and (record.state != "stopped" or record.epochs < num_epochs)
+        and (record.state != "stopped" or record.epochs < experiment.recipe.num_epochs)
     )
 
 

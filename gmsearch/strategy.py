@@ -4,11 +4,17 @@ Costs are exact before a network is trained, and only accuracy is modelled (`sur
 is worth what it is expected to add to the front (`gain`), for each epoch that it still needs. This
 one measure chooses new networks, decides at each rung which trainings go on, and takes up stopped
 ones again. A large network gets no favour: what it adds counts from its own cost on.
+
+There may be several accuracies, such as top1 and that on the high frequencies. Each has a model and
+a front of its own, against the costs, and a network is worth the sum of what it is expected to add
+to each of these fronts. That is not the hypervolume of all objectives together: a network between
+two accuracies, best at neither for its cost, is worth nothing by it.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import zip_longest
 
 import numpy as np
 
@@ -37,6 +43,11 @@ class Observation:
     tops: tuple[float, ...] = ()  # top1 in per cent at the rungs that it has reached
     epochs: int = 0
     state: str = "new"  # then running, stopped, complete or failed
+    also: tuple[tuple[float, ...], ...] = ()  # other accuracies at the rungs, one after the other
+
+    def at_rungs(self, accuracy: int) -> tuple[float, ...]:
+        """One of the accuracies at the rungs that are reached; 0 is top1."""
+        return ((self.tops, *self.also)[accuracy]) if self.tops else ()
 
     @property
     def num_results(self) -> int:
@@ -52,7 +63,7 @@ class Worth:
 
     design: Design
     epochs: int  # that it still needs
-    gain: float  # expected, in points of hypervolume; 0 before there is a model
+    gain: float  # expected, in points of hypervolume, of all fronts; 0 before there is a model
     mean: float  # of its top1 at the end; NaN before there is a model
     std: float
 
@@ -70,13 +81,17 @@ class Strategy:
     without a row, such as networks from outside of the space, are on the front and not modelled.
     """
 
-    def __init__(self, designs: Designs, rungs: Sequence[int], seed: int) -> None:
+    def __init__(
+        self, designs: Designs, rungs: Sequence[int], seed: int, num_accuracies: int = 1
+    ) -> None:
         self.known: dict[str, Observation] = {}
         self.rungs = tuple(rungs)
         self._designs = designs
         self._seed = seed
         self._encoding = Encoding(designs.sizes, designs.is_ordered)
-        self._surrogate = Surrogate(self._encoding, len(self.rungs))
+        self._surrogates = [
+            Surrogate(self._encoding, len(self.rungs)) for _ in range(num_accuracies)
+        ]
         self._num_results = self._num_fitted = 0  # what hyperparameters may be from, and are
         self._to_fit: list[Observation] = []  # what they are next from
 
@@ -91,18 +106,27 @@ class Strategy:
         modelled = (seen for seen in self.known.values() if seen.design.row)
         return sum(seen.state == "complete" for seen in modelled) >= NUM_COMPLETE
 
-    def observe(self, design: Design, tops: Sequence[float], state: str) -> None:
-        """Takes in a training as it stands: top1 in per cent after each epoch so far."""
-        at_rungs = tuple(tops[rung - 1] for rung in self.rungs if rung <= len(tops))
+    def observe(
+        self,
+        design: Design,
+        tops: Sequence[float],
+        state: str,
+        also: Sequence[Sequence[float]] = (),
+    ) -> None:
+        """Takes in a training as it stands: top1 in per cent after each epoch so far, and the other
+        accuracies alike.
+        """
+        reached = [rung for rung in self.rungs if rung <= len(tops)]
+        at_rungs, *others = (tuple(each[rung - 1] for rung in reached) for each in (tops, *also))
         before = self.known.get(design.known.id, Observation(design))
-        now = Observation(design, at_rungs, len(tops), state)
+        now = Observation(design, at_rungs, len(tops), state, tuple(others))
         self.known[design.known.id] = now
         self._num_results += now.num_results - before.num_results
         if self._num_results >= max(1, GROWTH * self._num_fitted):
             # Whoever asks, and when, has no influence on what they are from.
             self._to_fit, self._num_fitted = list(self.known.values()), self._num_results
         if at_rungs != before.tops or "failed" in (state, before.state):
-            self.__dict__.pop("_model", None)
+            self.__dict__.pop("_models", None)
         self.__dict__.pop("_proposal", None)
 
     def propose(self) -> Worth | None:
@@ -174,14 +198,19 @@ class Strategy:
             parents = []
         return max(worths, key=lambda worth: worth.gain)
 
-    def _outlook(self, leave_out: Observation | None = None) -> "Outlook":
+    def _outlook(self, leave_out: Observation | None = None) -> "Outlooks":
         """What is expected, given all that is known. What runs counts as if it came out as the
         model expects, so that workers do not do the same beside each other.
         """
         seen = [s for s in self.known.values() if s is not leave_out]
         done = [s for s in seen if s.state == "complete"]
         running = [s for s in seen if s.state == "running" and s.design.row]
-        return Outlook(self, self._model, done, running)
+        return Outlooks(
+            [
+                Outlook(self, model, accuracy, done, running)
+                for accuracy, model in enumerate(self._models)
+            ]
+        )
 
     @cached_property
     def _pool(self) -> list[Design]:
@@ -191,18 +220,21 @@ class Strategy:
         return list({design.known.id: design for design in drawn if design is not None}.values())
 
     @cached_property
-    def _model(self) -> Chain:
-        """What all results tell; hyperparameters are fitted again as these grow."""
-        if self._to_fit:
-            self._surrogate.fit(*self._learned(self._to_fit))
-            self._to_fit = []
-        return self._surrogate.given(*self._learned(self.known.values()))
+    def _models(self) -> list[Chain]:
+        """What all results tell of each accuracy; hyperparameters are fitted anew as these grow."""
+        to_fit, self._to_fit = self._to_fit, []
+        models = []
+        for accuracy, surrogate in enumerate(self._surrogates):
+            if to_fit:
+                surrogate.fit(*self._learned(to_fit, accuracy))
+            models.append(surrogate.given(*self._learned(self.known.values(), accuracy)))
+        return models
 
-    def _learned(self, known: Iterable[Observation]) -> tuple[Points, np.ndarray]:
-        """Designs that tell something, and their top1 at each rung."""
+    def _learned(self, known: Iterable[Observation], accuracy: int) -> tuple[Points, np.ndarray]:
+        """Designs that tell something, and one of their accuracies at each rung."""
         telling = [s for s in known if s.num_results]
         seen = [s for s in telling if s.state != "failed"]
-        tops = self.tops_of(seen)
+        tops = self.tops_of(seen, accuracy)
         if seen:  # what failed is as bad as the worst, so that its like is not proposed for ever
             failed = [s for s in telling if s.state == "failed"]
             bad = np.full((len(failed), len(self.rungs)), np.nan)
@@ -227,11 +259,12 @@ class Strategy:
             self._encoding.bits(rows), np.concatenate([scaled, scaled[:, :1] ** 2], axis=1)
         )
 
-    def tops_of(self, seen: Sequence[Observation]) -> np.ndarray:
-        """(N, rungs) top1, NaN beyond the last rung that was reached."""
+    def tops_of(self, seen: Sequence[Observation], accuracy: int) -> np.ndarray:
+        """(N, rungs) of an accuracy, NaN beyond the last rung that was reached."""
         tops = np.full((len(seen), len(self.rungs)), np.nan)
         for row, each in zip(tops, seen, strict=True):
-            row[: len(each.tops)] = each.tops
+            reached = each.at_rungs(accuracy)
+            row[: len(reached)] = reached
         return tops
 
 
@@ -240,37 +273,69 @@ def _log(costs: Sequence[float]) -> np.ndarray:
     return np.log(np.maximum(costs, LEAST_COST))
 
 
+class Outlooks:
+    """What designs are expected to add to the fronts of all accuracies."""
+
+    def __init__(self, parts: "Sequence[Outlook]") -> None:
+        self._parts = parts
+
+    def worths(self, seen: Sequence[Observation]) -> list[Worth]:
+        """What going on with each is expected to bring, whatever became of the others; mean and
+        deviation are of top1.
+        """
+        if not seen:
+            return []
+        of_top1, *others = [part.worths(seen) for part in self._parts]
+        return [
+            replace(worth, gain=worth.gain + sum(other.gain for other in beside))
+            for worth, *beside in zip(of_top1, *others, strict=True)
+        ]
+
+    def front(self, number: int) -> list[Design]:
+        """Designs on the fronts, as many of each, the largest steps first."""
+        found = [part.front(-(-number // len(self._parts))) for part in self._parts]
+        known = {
+            design.known.id: design
+            for designs in zip_longest(*found)
+            for design in designs
+            if design
+        }
+        return list(known.values())[:number]
+
+
 class Outlook:
-    """What designs are expected to add to the front of what is `done` and `running`."""
+    """What designs are expected to add to the front of what is `done` and `running`, in one of the
+    accuracies.
+    """
 
     def __init__(
         self,
         strategy: Strategy,
         model: Chain,
+        accuracy: int,
         done: Sequence[Observation],
         running: Sequence[Observation],
     ) -> None:
         self._strategy = strategy
-        points, tops = strategy.points_of(running), strategy.tops_of(running)
+        self._accuracy = accuracy
+        points, tops = strategy.points_of(running), strategy.tops_of(running, accuracy)
         modelled = [seen for seen in done if seen.design.row]
         given = [seen for seen in done if not seen.design.row]
-        at_last = strategy.tops_of(modelled)
+        at_last = strategy.tops_of(modelled, accuracy)
         at_last[:, -1] = np.nan  # the front is of what is expected, not of lucky results
         smooth, _ = model.predict(strategy.points_of(modelled), at_last)
         expected, _ = model.predict(points, tops)
         self._model = model.believing(points, tops)
         self._done = modelled
         self._smooth = smooth
-        levels = np.concatenate([smooth, expected, [seen.tops[-1] for seen in given]])
+        levels = np.concatenate([smooth, expected, [seen.at_rungs(accuracy)[-1] for seen in given]])
         costs = [seen.design.known.costs for seen in (*modelled, *running, *given)]
         self._staircase = Staircase.of(levels, np.array(costs).reshape(len(levels), -1))
 
     def worths(self, seen: Sequence[Observation]) -> list[Worth]:
         """What going on with each is expected to bring, whatever became of the others."""
-        if not seen:
-            return []
         mean, std = self._model.predict(
-            self._strategy.points_of(seen), self._strategy.tops_of(seen)
+            self._strategy.points_of(seen), self._strategy.tops_of(seen, self._accuracy)
         )
         costs = np.array([each.design.known.costs for each in seen])
         gains = self._staircase.expected_gain(mean, std, costs)

@@ -18,7 +18,7 @@ from gmsearch.designs import Design, known_of, network_designs
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.gmnet import gmnet_within, without_gates
-from gmsearch.record import Job, TrialRecord
+from gmsearch.record import Job, TrialRecord, is_learned
 from gmsearch.run import RunFolder
 from gmsearch.sampler import BudgetSampler, StrategySampler
 from gmsearch.space import SearchSpace
@@ -72,7 +72,8 @@ class SearchStudy:
         rungs = (
             (self._num_epochs,) if experiment.early_stop == "off" else rungs_of(self._num_epochs)
         )
-        self._strategy = Strategy(self._designs, rungs, experiment.seed)
+        num_accuracies = len(experiment.accuracies)
+        self._strategy = Strategy(self._designs, rungs, experiment.seed, num_accuracies)
         self._stopping = _stopping_of(experiment, self._strategy)
         self._sampler: StrategySampler | BudgetSampler
         if experiment.sampler == "gated":
@@ -173,7 +174,7 @@ class SearchStudy:
         """Marks a trial as trained to its last epoch."""
         record = replace(self.records[number], state="complete")
         self._note_curve(record)
-        self._study.tell(number, [getattr(record, name) for name in self._experiment.objectives])
+        self._study.tell(number, [record.figure(name) for name in self._experiment.objectives])
         return self._finish(record)
 
     def tell_stopped(self, number: int) -> TrialRecord:
@@ -269,7 +270,7 @@ class SearchStudy:
             existing = {study.study_name: study for study in storage.get_all_studies()}.get(name)
             objectives = self._experiment.objectives
             directions = [
-                StudyDirection.MAXIMIZE if name == "top1" else StudyDirection.MINIMIZE
+                StudyDirection.MAXIMIZE if is_learned(name) else StudyDirection.MINIMIZE
                 for name in objectives
             ]
             if existing is None:
@@ -325,8 +326,11 @@ class SearchStudy:
     def _finish(self, record: TrialRecord) -> TrialRecord:
         """Takes in what is new of a record."""
         self.records[record.number] = record
-        tops = [epoch["top1"] for epoch in record.curve]
-        self._strategy.observe(self._design_of(record), tops, record.state)
+        epochs = range(1, record.epochs + 1)
+        tops, *also = (
+            [record.figure(name, epoch) for epoch in epochs] for name in self._experiment.accuracies
+        )
+        self._strategy.observe(self._design_of(record), tops, record.state, also)
         if record.state != "running":
             told = {"event": record.state, "number": record.number, "id": record.id}
             self._log({**told, "epochs": record.epochs, "top1": record.top1})
@@ -407,7 +411,7 @@ def limits_of(experiment: Experiment, space: SearchSpace) -> dict[str, float]:
     """
     return {
         name: float(experiment.budget if name == "macs" else space.most(name))
-        for name in experiment.objectives[1:]
+        for name in experiment.costs
     }
 
 

@@ -100,7 +100,8 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "--objectives",
         default="top1,macs",
         metavar="LIST",
-        help="top1 and costs of macs, params, activations (default: top1,macs)",
+        help="top1, then costs of macs, params, activations, then bands such as high12, the "
+        "accuracy beyond radius 12 of the spectrum at 224 px (default: top1,macs)",
     )
     add_watching(parser)
     add_storage(parser)

@@ -16,11 +16,12 @@ from gmsearch.finalists import Finalist, correlation_in_words
 from gmsearch.history import History
 from gmsearch.palette import COST_WORDS
 from gmsearch.plots import front_figure, hypervolume_figure
+from gmsearch.radii import is_band
 from gmsearch.record import band_cost_in_words, interval_of
 from gmsearch.report.account import account_of, account_rows, checklist
 from gmsearch.report.charts import MOST_CURVES, curves_figure, effects_figure
 from gmsearch.report.drawing import draw_best
-from gmsearch.report.pictures import band_effects_figure, band_lines
+from gmsearch.report.pictures import band_effects_figure, band_lines, objectives_figure
 from gmsearch.report.tables import Tables
 from gmsearch.space import format_size
 
@@ -65,6 +66,7 @@ def page_of(
         plotly=get_plotlyjs(),
         figures=_figures(history, tables, others),
         front=told(tables.front),
+        objectives=objectives_svg(history),
         front_note=front_note(history),
         proxy_note=proxy_note(history),
         baselines=told(tables.baselines),
@@ -184,6 +186,12 @@ def _figures(history: History, tables: Tables, others: Sequence[History]) -> dic
     }
 
 
+def objectives_svg(history: History) -> str | None:
+    """The front in each of its accuracies, where there are several."""
+    several = history.front and len(history.experiment.accuracies) > 1
+    return _svg(objectives_figure(history)) if several else None
+
+
 def _bands(history: History, tables: Tables) -> dict[str, Any] | None:
     """What is told of the bands, where they were watched."""
     cost = band_cost_in_words(history.records)
@@ -227,9 +235,9 @@ def told(table: pd.DataFrame | None) -> dict[str, Any] | None:
     """A table as the page writes it: heads, rows of texts, and which columns are numbers."""
     if table is None:
         return None
-    names = [name for name in table if name in COLUMNS]
+    names = [name for name in table if name in COLUMNS or is_band(name)]
     return {
-        "heads": [COLUMNS[name][0] for name in names],
+        "heads": [f"{name}, %" if is_band(name) else COLUMNS[name][0] for name in names],
         "numbers": [name not in LEFT for name in names],
         "rows": [
             [_cell(name, value) for name, value in zip(names, row, strict=True)]
@@ -239,4 +247,6 @@ def told(table: pd.DataFrame | None) -> dict[str, Any] | None:
 
 
 def _cell(name: str, value: Any) -> str:
-    return "" if pd.isna(value) else COLUMNS[name][1](value)
+    if pd.isna(value):
+        return ""
+    return f"{value:.1f}" if is_band(name) else COLUMNS[name][1](value)

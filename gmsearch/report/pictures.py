@@ -11,8 +11,9 @@ from gmsearch.band_picture import Line
 from gmsearch.effects import OF_GATES
 from gmsearch.files import replacing
 from gmsearch.history import History
-from gmsearch.palette import BLUE, GREY, ORANGE, PALE, RUNS, VERMILION
+from gmsearch.palette import BASELINE_MARKS, BLUE, GREY, ORANGE, PALE, RUNS, VERMILION, in_words
 from gmsearch.radii import SIDES
+from gmsearch.record import TrialRecord, front_of
 from gmsearch.report.charts import EFFECTS_AXIS, STATES, some_trials
 
 if TYPE_CHECKING:
@@ -116,6 +117,42 @@ def _effects(axes: "Axes", rows: pd.DataFrame) -> None:
         axes.errorbar(part["mean"], part.y, xerr=around, fmt="o", color=colour, lw=1.5, ms=5)
     axes.axvline(0, color="black", lw=0.8)
     axes.grid(alpha=0.2, axis="x")
+
+
+def objectives_figure(history: History) -> "Figure":
+    """The complete trials and the front of all objectives, in a panel for each accuracy, over the
+    first cost.
+    """
+    from matplotlib.figure import Figure
+
+    experiment = history.experiment
+    cost = experiment.costs[0]
+    figure = Figure(figsize=(4.2 * len(experiment.accuracies), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(experiment.accuracies), squeeze=False)[0]
+    on_front = {record.number for record in history.front}
+    looks = {
+        "searched": (PALE, "o"),
+        "front": (BLUE, "o"),
+        **{name: (ORANGE, mark) for name, mark in BASELINE_MARKS.items()},
+    }
+    groups: dict[str, list[TrialRecord]] = {name: [] for name in looks}
+    for record in history.complete:
+        name = record.baseline or ("front" if record.number in on_front else "searched")
+        groups[name].append(record)
+    for axes, accuracy in zip(panels, experiment.accuracies, strict=True):
+        line = sorted(front_of(history.records, (accuracy, cost)), key=lambda r: r.figure(cost))
+        places = [(r.figure(cost) / 1e6, r.figure(accuracy)) for r in line]
+        axes.step(*zip(*places, strict=True), where="post", color=BLUE, lw=1.2)
+        for name, (colour, mark) in looks.items():
+            part = groups[name]
+            x, y = (
+                [scale * r.figure(n) for r in part] for scale, n in ((1e-6, cost), (1, accuracy))
+            )
+            axes.scatter(x, y, s=28, color=colour, marker=mark, label=name, zorder=2)
+        axes.set(xlabel=f"million {in_words(cost)}", ylabel=f"{accuracy} on minival, %")
+        axes.grid(alpha=0.2)
+    panels[0].legend(fontsize=8)
+    return figure
 
 
 def band_lines(history: History) -> Iterator[Line]:

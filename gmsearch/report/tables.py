@@ -17,9 +17,11 @@ def front_table(history: History) -> pd.DataFrame:
     """The front, best first, with the 95 % interval of each top1 by its number of images."""
     best, num_minival = history.front, history.num_minival
     ties = tied(best, num_minival)
-    return _trials(best, num_minival).assign(tie=[record.id in ties for record in best])[
-        FRONT_COLUMNS
-    ]
+    found = _trials(best, num_minival).assign(tie=[record.id in ties for record in best])
+    place = FRONT_COLUMNS.index("tie")
+    bands = history.experiment.accuracies[1:]
+    found = found[[*FRONT_COLUMNS[:place], *bands, *FRONT_COLUMNS[place:]]]
+    return found
 
 
 def baselines_table(history: History) -> pd.DataFrame:
@@ -39,13 +41,15 @@ def _trials(records: Sequence[TrialRecord], num_minival: int | None) -> pd.DataF
                 "top1": top1,
                 "low": low,
                 "high": high,
+                **record.bands,
                 "macs": record.macs,
                 "params": record.params,
                 "activations": record.activations,
                 "gates": record.words,
             }
         )
-    return pd.DataFrame(rows, columns=[c for c in FRONT_COLUMNS if c != "tie"]).assign(tie=False)
+    columns = [c for c in FRONT_COLUMNS if c != "tie"]
+    return pd.DataFrame(rows, columns=[*columns, *band_names_of(records)]).assign(tie=False)
 
 
 def curves_table(history: History) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from gmsearch.report.pictures import (
     draw_curves,
     draw_effects,
     draw_hypervolume,
+    objectives_figure,
     save,
 )
 from gmsearch.report.tables import Tables, tables_of
@@ -81,6 +82,8 @@ def _draw_all(history: History, tables: Tables, folder: Path) -> list[Path]:
 
     if tables.front is not None:
         draw_front(named("front"), history.experiment, history.records, history.num_minival)
+    if tables.front is not None and len(history.experiment.accuracies) > 1:
+        save(objectives_figure(history), named("objectives"))
     if tables.curves is not None:
         ids = [] if tables.front is None else list(tables.front.id)
         draw_curves(named("curves"), tables.curves, ids)

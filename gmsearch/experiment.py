@@ -6,7 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
 from pydantic import (
@@ -74,9 +74,10 @@ class Watching:
     that its networks have the same figures of the same images.
     """
 
-    resolution: int
-    frequency: Radii
-    frequency_share: float | None
+    if TYPE_CHECKING:  # pydantic would take them for the first fields of every settings
+        resolution: int
+        frequency: Radii
+        frequency_share: float | None
 
     @property
     def watch(self) -> Watch | None:
@@ -85,12 +86,8 @@ class Watching:
 
     def check_watch(self) -> None:
         """Raises SettingsError for a radius with nothing beyond it at this resolution."""
-        if self.watch is None:
-            if self.frequency_share is not None:
-                raise SettingsError("--frequency-share is that of --frequency; give both")
-            return
         side = self.resolution
-        for radius in self.watch.radii:
+        for radius in self.watch.radii if self.watch else ():
             where = f"({radius:g} at 224 px) of images of {side}x{side} px"
             check_radius(bins(radius, side), corner(side, side), where)
 

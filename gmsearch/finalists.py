@@ -7,6 +7,7 @@ import csv
 import json
 import math
 from dataclasses import dataclass
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from gmsearch import data
+from gmsearch.band_picture import STYLES, Line, draw_bands
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import FullTraining, read_full_training
 from gmsearch.files import write_atomically
 from gmsearch.network import Network, read_network
+from gmsearch.palette import RUNS
 from gmsearch.progress import following
 from gmsearch.run import RunFolder, read_curve
 
@@ -171,6 +174,17 @@ def retrain_finalists(
         _train(left, settings, dataset, console, address)
     console.print(finalists_table(finalists))
     console.print(correlation_in_words(finalists), soft_wrap=True)
+    if settings.watch is not None:
+        picture = finalists[0].folder.parent / "bands.png"
+        looks = cycle(product(STYLES, RUNS))
+        draw_bands(
+            picture,
+            [
+                Line(finalist.id, colour, [read_curve(finalist.folder)], style=style)
+                for finalist, (style, colour) in zip(finalists, looks, strict=False)
+            ],
+        )
+        console.print(f"{picture} has the bands over training", soft_wrap=True)
 
 
 def _train(

@@ -43,6 +43,8 @@ OTHER = {
     "seed": 1,
     "sampler": "random",
     "early_stop": "off",
+    "frequency": (12.0, 24.0),
+    "frequency_share": 0.5,
     "trials": 32,
     "workers": 2,
     "gpus_per_trial": 0.5,
@@ -148,11 +150,14 @@ def test_a_bad_run_name_is_refused(name):
         ({"max_hours": float("nan")}, "--max-hours is nan; input should be greater than 0"),
         ({"gpus_per_trial": 0}, "--gpus-per-trial is 0; input should be greater than 0"),
         ({"sampler": "grid"}, "sampler 'grid'; allowed: gated, random, tpe, nsga2, gp, evolution"),
-        ({"objectives": ("macs", "top1")}, "objectives 'macs,top1'; allowed: top1 and then one or"),
-        ({"objectives": ("top1",)}, "objectives 'top1'; allowed: top1 and then one or more of "),
+        (
+            {"objectives": ("macs", "top1")},
+            "objectives 'macs,top1'; allowed: top1, then one of",
+        ),
+        ({"objectives": ("top1",)}, "objectives 'top1'; allowed: top1, then one of macs, para"),
         (
             {"objectives": ("top1", "macs", "macs")},
-            "objectives 'top1,macs,macs'; allowed: top1 and",
+            "objectives 'top1,macs,macs'; allowed: top1,",
         ),
         (
             {"objectives": ("top1", "ms")},

@@ -161,7 +161,6 @@ def test_settings_have_the_radii_and_are_read_back(tmp_path):
         ({"frequency": (-12.0,)}, "radius -12: no frequency is lower"),
         ({"frequency": (160.0,)}, "radius 160 at 224 px: the highest frequency lies at 158.4"),
         ({"frequency": (158.0,), "resolution": 33}, r"radius 23.28 \(158 at 224 px\) of images of"),
-        ({"frequency_share": 0.5}, "--frequency-share is that of --frequency"),
         ({"frequency": (12.0,), "frequency_share": 0.0}, "--frequency-share is 0.0; input should"),
     ],
 )

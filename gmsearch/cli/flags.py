@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from gmsearch.data import BUILT_IN, is_named, packed_resolution
 from gmsearch.errors import DataError, SettingsError
 from gmsearch.experiment import JOURNAL, TRACKERS
-from gmsearch.radii import PUBLISHED, check_radii
+from gmsearch.radii import PUBLISHED, check_radii, is_band
 from gmsearch.recipe import PRECISIONS, Recipe
 from gmsearch.space import parse_size
 
@@ -120,9 +120,14 @@ def radii(text: str) -> tuple[float, ...]:
 
 
 def watching(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What was said of the flags of `add_watching`."""
+    """What was said of the flags of `add_watching`. Raises SettingsError for a share of nothing."""
     names = ("frequency", "frequency_share")
-    return {name: getattr(arguments, name, None) for name in names}
+    said = {name: getattr(arguments, name, None) for name in names}
+    objectives = getattr(arguments, "objectives", "").split(",")
+    if said["frequency"] is None and not any(map(is_band, objectives)):
+        if said["frequency_share"] is not None:
+            raise SettingsError("--frequency-share is that of --frequency; give both")
+    return said
 
 
 def add_effort(parser: argparse.ArgumentParser) -> None:

@@ -145,6 +145,8 @@ def objectives_figure(history: History) -> "Figure":
         axes.step(*zip(*places, strict=True), where="post", color=BLUE, lw=1.2)
         for name, (colour, mark) in looks.items():
             part = groups[name]
+            if not part:
+                continue
             x, y = (
                 [scale * r.figure(n) for r in part] for scale, n in ((1e-6, cost), (1, accuracy))
             )

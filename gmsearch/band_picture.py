@@ -54,8 +54,10 @@ def bands_figure(lines: Sequence[Line]) -> "Figure":
         for axes, radius in zip(row, radii, strict=False):
             _draw_panel(axes, f"{side}{radius:g}", lines)
         row[0].set_ylabel(f"top1 on the {side} part, %")
+        row[0].set_ylim(bottom=0)  # once all is drawn: it ends the scaling of the axis
     for axes in panels[-1]:
         axes.set_xlabel("epoch")
+    panels[0, 0].set_xlim(left=0)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     if handles:
         figure.legend(
@@ -90,7 +92,5 @@ def _draw_panel(axes: "Axes", name: str, lines: Sequence[Line]) -> None:
                 label = None
     side = "within" if name.startswith(SIDES[0]) else "beyond"
     axes.set_title(f"{name}: {side} radius {radius_of(name):g} at 224 px", fontsize=9)
-    axes.set(xlim=(0, None))
-    axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.2)

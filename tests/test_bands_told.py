@@ -131,6 +131,11 @@ def test_a_panel_for_each_band_and_a_line_for_each_training():
         "low36": [[9]],
         "high36": [[9]],
     }
+    for axes in figure.axes:  # nothing is cut off, whichever panel has the most
+        for line in axes.lines:
+            assert axes.get_ylim()[0] == 0 and axes.get_xlim()[0] == 0
+            assert max(line.get_ydata()) < axes.get_ylim()[1]
+            assert max(line.get_xdata()) < axes.get_xlim()[1]
     assert figure.axes[0].lines[0].get_xdata().tolist() == [1, 2]
     [legend] = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]

@@ -32,10 +32,11 @@ FLOORS = (
     {
         *{"augment", "feeding", "crew", "streaming", "teacher", "training", "checkpoint"},
         *{"trial", "retraining", "roofline", "latency", "what", "timing", "frequency", "precision"},
+        *{"bandlimited", "spectra"},
     },
     {
         *{"jobs", "trainings", "sampler", "storage", "stored", "study"},
-        *{"console", "picture", "progress", "band_picture"},
+        *{"console", "picture", "progress", "band_picture", "spectra_figures"},
         *{"notes", "scatter", "tensorboard", "trackers"},
         *{"cluster", "shelf", "worker", "lookout", "driver", "tune", "nodes", "session", "launch"},
         *{"spending", "rehearsal"},
@@ -44,7 +45,7 @@ FLOORS = (
     {
         *{"search", "compare", "profile", "finalists", "predict", "history"},
         *{"certificate", "proxy", "plan"},
-        *{"trained", "band_accuracy"},
+        *{"trained", "band_accuracy", "inside"},
         *{"plots", "dashboard"},
         *{"replay", "table"},
         *{"report", "report.account", "report.tables", "report.charts", "report.drawing"},
@@ -56,7 +57,7 @@ FLOORS = (
     {
         *{"cli", "cli.flags", "cli.searching", "cli.networks", "cli.packing", "cli.finals"},
         *{"cli.exporting", "cli.watching", "cli.reporting", "cli.tables", "cli.judging"},
-        *{"cli.frequency"},
+        *{"cli.frequency", "cli.spectral"},
         *{"__main__", ""},
     },
 )
@@ -70,14 +71,14 @@ DOORS = {
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
         *{"augment", "feeding", "crew", "streaming", "teacher", "retraining", "roofline"},
         *{"launch", "folding", "timing", "rehearsal", "frequency", "precision"},
-        *{"predict", "band_accuracy"},
+        *{"predict", "band_accuracy", "bandlimited", "spectra", "inside"},
         *{"exporting.subject", "exporting.pretrained", "exporting.source_code"},
         *{"exporting.program", "exporting.int8", "exporting.check", "exporting.folder"},
     },
     "torchvision": {"augment", "streaming"},
     "timm": {
         *{"depthwise", "gates", "block", "model", "registry", "weights", "zoo", "training"},
-        *{"augment", "streaming", "teacher", "retraining", "data.named"},
+        *{"augment", "streaming", "teacher", "retraining", "data.named", "spectra"},
         *{"exporting.subject", "exporting.pretrained"},
     },
     "ray": {
@@ -104,6 +105,7 @@ DOORS = {
         "picture",
         "band_picture",
         "band_accuracy",
+        "spectra_figures",
         "report.drawing",
         "report.pictures",
         "report.page",

@@ -15,6 +15,7 @@ from gmsearch.cli import (
     packing,
     reporting,
     searching,
+    spectral,
     tables,
     watching,
 )
@@ -61,6 +62,7 @@ def _parser() -> Parser:
     networks.add_verbs(verbs)
     packing.add_verbs(verbs)
     finals.add_verbs(verbs)
+    spectral.add_verbs(verbs)
     tables.add_verbs(verbs)
     exporting.add_verbs(verbs)
     frequency.add_verbs(verbs)

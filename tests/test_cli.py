@@ -186,7 +186,20 @@ def test_a_broken_study_is_one_line_and_stays_as_it_is(tmp_path, capsys, junk):
 
 @pytest.mark.parametrize(
     "verb",
-    [*("run", "resume", "space", "train", "compare", "profile", "export", "predict", "spectra")],
+    [
+        *(
+            "run",
+            "resume",
+            "space",
+            "train",
+            "compare",
+            "profile",
+            "export",
+            "predict",
+            "spectra",
+            "reproduce",
+        )
+    ],
 )
 def test_every_command_has_help_with_an_example(verb, capsys):
     with pytest.raises(SystemExit) as caught:

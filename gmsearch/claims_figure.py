@@ -1,0 +1,53 @@
+"""Claims as a figure: what was measured beside what a paper has."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gmsearch.claims import FAILS, HOLDS, OPEN, Judged
+from gmsearch.files import replacing
+from gmsearch.palette import BLACK, BLUE, GREY, VERMILION
+
+COLOURS = {HOLDS: BLUE, FAILS: VERMILION, OPEN: GREY}
+MARKS = {HOLDS: "o", FAILS: "s", OPEN: "o"}  # colour is not all that tells them apart
+ROW, WIDTH, DPI = 0.24, 8.0, 110  # inches
+
+
+def draw_claims(path: Path, judged: Sequence[Judged], what: str) -> None:
+    """Writes a PNG: a row for each claim, its difference with the 95 % interval, and a diamond
+    for the published one.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 1.5 + ROW * len(judged)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axvline(0, color="0.3", lw=1)
+    for row, each in enumerate(judged):
+        if each.published is not None:
+            axes.plot(each.published, row, "D", ms=5, mfc="none", mec=BLACK, zorder=3)
+        if each.difference is None or each.low is None or each.high is None:
+            continue
+        colour, filled = COLOURS[each.verdict], each.verdict != OPEN
+        axes.plot([each.low, each.high], [row, row], color=colour, lw=2, solid_capstyle="butt")
+        axes.plot(
+            each.difference,
+            row,
+            MARKS[each.verdict],
+            color=colour,
+            mfc=colour if filled else "white",
+            ms=6,
+            zorder=4,
+        )
+    axes.set_yticks(range(len(judged)), [f"{j.words}   {j.measure}" for j in judged], fontsize=8)
+    axes.set(ylim=(len(judged) - 0.5, -0.5), xlabel="difference of accuracies, points")
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.grid(axis="x", alpha=0.2)
+    axes.set_axisbelow(True)
+    for verdict, colour in COLOURS.items():
+        face = "white" if verdict == OPEN else colour
+        axes.plot([], [], MARKS[verdict], color=colour, mfc=face, label=verdict)
+    axes.plot([], [], "D", mfc="none", mec=BLACK, ls="", ms=5, label="in the paper, on ImageNet")
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    axes.set_title(what, fontsize=9, loc="left")
+    with replacing(path) as file:
+        figure.savefig(file, dpi=DPI, format="png")

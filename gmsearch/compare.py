@@ -39,8 +39,9 @@ from gmsearch.zoo import build_deployed, build_network, check_network, ledger_of
 RESOLUTION, NUM_CLASSES = 224, 1000
 
 
-def run_comparison(comparison: Comparison, folder: RunFolder) -> Ending:
-    """Trains every network with every seed, or goes on with it; prints and writes the table.
+def run_comparison(comparison: Comparison, folder: RunFolder, *, timed: bool = True) -> Ending:
+    """Trains every network with every seed, or goes on with it; prints and writes the table, with
+    latencies where it is `timed`.
 
     Raises UserError, with no run folder left behind where nothing was trained yet, and
     TrainingError where every training fails.
@@ -55,7 +56,7 @@ def run_comparison(comparison: Comparison, folder: RunFolder) -> Ending:
             costs[network.id] = total(ledger)
         trainings = Trainings(comparison, folder, networks, costs)
         _check_weights(session, networks, trainings)
-        return _compare(session, networks, trainings, costs)
+        return _compare(session, networks, trainings, costs, timed)
 
 
 def _check_weights(
@@ -81,6 +82,7 @@ def _compare(
     networks: Mapping[str, Network],
     trainings: Trainings,
     costs: Mapping[str, Cost],
+    timed: bool,
 ) -> Ending:
     """Trains what is left to train, and answers."""
     comparison, folder, console = session.settings, session.folder, session.console
@@ -101,7 +103,7 @@ def _compare(
     records = list(trainings.records.values())
     write_trials(records)
     latencies: dict[str, dict[str, Latency]] = {}
-    if trainings.is_finished:  # one who stops does not want to wait for it
+    if timed and trainings.is_finished:  # one who stops does not want to wait for it
         with console.status("measuring latency …"):
             latencies, remarks = measure_latencies(networks)
         for remark in remarks:

@@ -98,7 +98,10 @@ def look_inside(
 def _write(found: Inside, out: Path) -> None:
     subject = found.subject
     state = "fresh" if subject.facts["kind"] == "random" else "trained"
-    title = f"{subject.name}, {state}; {found.num_images} images at {subject.resolution} px"
+    title = (
+        f"{subject.name}: {subject.network.in_words()}, {state}; "
+        f"{found.num_images} images at {subject.resolution} px"
+    )
     write_figure(out / "inside.png", draw_inside(title, found.stages))
     write_figure(out / "support.png", draw_support())
     write_figure(out / "falls.png", draw_falls())

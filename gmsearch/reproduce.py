@@ -85,7 +85,7 @@ def run_reproduction(
     networks = {name: network_from_dict(told) for name, told in settings.networks.items()}
     console = make_console()
     if not _is_trained(settings, networks, folder):
-        ending = run_comparison(settings, folder)
+        ending = run_comparison(settings, folder, timed=False)  # no claim is about speed
         if ending is not Ending.FINISHED:
             console.print("say the same line again to go on, and for the claims", soft_wrap=True)
             return Outcome(ending, None)
@@ -137,6 +137,7 @@ def _look_at_all(
     if not known:
         raise TrainingError("no network was trained with two seeds")
     dataset = load_searched(settings, console)
+    check_run(folder, settings.model_copy(update={"data_digest": dataset.digest}))
     measures, found = reproduction.measures, {}
     for name, own in known.items():
         with console.status(f"looking at the bands with {name} …"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -187,12 +188,20 @@ def test_a_run_ends_in_its_claims(finished):
 
 def test_what_is_trained_is_only_judged_again(finished, monkeypatch, capsys):
     run, folder, document = finished
-    monkeypatch.setattr("gmsearch.reproduce.run_comparison", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(
+        "gmsearch.reproduce.run_comparison", lambda *_, **__: pytest.fail("trained")
+    )
     monkeypatch.setattr("gmsearch.reproduce.hits_by_part", lambda *_: pytest.fail("looked"))
     again = run_reproduction(SMALL, run, folder)
     assert again.ending is Ending.FINISHED and again.document == document
     with pytest.raises(SettingsError, match="exists with other settings"):
         run_reproduction(SMALL, run.model_copy(update={"seed": 5}), folder)
+    file = folder.experiment_file  # of other images under the same name
+    written = file.read_text()
+    file.write_text(re.sub(r"data_digest: \w+", "data_digest: '0123456789ab'", written))
+    with pytest.raises(SettingsError, match="data_digest is 0123456789ab there"):
+        run_reproduction(SMALL, run, folder)
+    file.write_text(written)
     (folder.trials_folder / "mobilenetv3_small_050-seed1" / "checkpoint.pt").unlink()
     with pytest.raises(SettingsError, match="no weights of this training"):
         run_reproduction(SMALL, run, folder)

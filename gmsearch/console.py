@@ -145,15 +145,17 @@ def records_table(title: str, records: Iterable[TrialRecord], bands: Sequence[st
 
 
 def comparison_table(rows: Sequence[ComparedNetwork]) -> Table:
-    """One line for each network; a published top1 only where there are any."""
+    """One line for each network; a published top1 and milliseconds only where there are any."""
     published = any(row.published is not None for row in rows)
+    timed = any(row.eager_ms is not None for row in rows)
+    costs = "activations and ms (one image, one core)" if timed else "activations"
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption="MACs, params, activations and ms (one image, one core) at 224 px, 1,000 classes",
+        caption=f"MACs, params, {costs} at 224 px, 1,000 classes",
         caption_justify="left",
     )
     bands = list(dict.fromkeys(name for row in rows for name in row.bands))
-    table.add_column("network", overflow="fold")
+    table.add_column("network", overflow="fold", min_width=12)
     for column in (
         "top1",
         *bands,
@@ -161,8 +163,7 @@ def comparison_table(rows: Sequence[ComparedNetwork]) -> Table:
         "MACs",
         "params",
         "activations",
-        "eager ms",
-        "ONNX ms",
+        *(["eager ms", "ONNX ms"] if timed else []),
         "train images/s",
     ):
         table.add_column(column, justify="right", no_wrap=True)
@@ -178,8 +179,7 @@ def comparison_table(rows: Sequence[ComparedNetwork]) -> Table:
             format_size(row.macs),
             format_size(row.params),
             format_size(row.activations),
-            _or_nothing(row.eager_ms, ".1f"),
-            _or_nothing(row.onnx_ms, ".1f"),
+            *([_or_nothing(row.eager_ms, ".1f"), _or_nothing(row.onnx_ms, ".1f")] if timed else []),
             _or_nothing(row.images_per_second, ",.0f"),
         )
     return table

@@ -22,7 +22,7 @@ os.environ.update(
 )
 
 import ray  # noqa: E402
-from ray._private import ray_constants  # noqa: E402
+from ray._private import ray_constants, services  # noqa: E402
 
 from gmsearch.errors import SettingsError  # noqa: E402
 from gmsearch.experiment import Settings  # noqa: E402
@@ -76,14 +76,19 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def _check_reachable(address: str | None) -> None:
-    """Raises SettingsError where nobody listens at host:port; Ray itself would try for a minute."""
-    host, _, port = (address or "").rpartition(":")
-    if not host or not port.isdecimal():
-        return  # none, or a word such as `auto`
+    """Raises SettingsError where nobody listens; Ray itself would try for minutes, also where the
+    file that `auto` looks into is of a cluster that is gone.
+    """
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise SettingsError(f"no Ray cluster at {address}: {error}") from None
+        place = services.canonicalize_bootstrap_address(address) if address == "auto" else address
+        host, _, port = (place or "").rpartition(":")
+        if host and port.isdecimal():  # else none, or a URL
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise SettingsError(
+            f"no Ray cluster at {address}: {error}; start one with `ray start --head`, or leave "
+            "--address out"
+        ) from None
 
 
 def live_nodes() -> list[dict[str, float]]:

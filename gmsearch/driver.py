@@ -2,12 +2,14 @@
 was lost. It knows nothing of Ray, which asks and tells it (`tune`).
 """
 
+import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from gmsearch.errors import TrainingError
+from gmsearch.errors import SettingsError, TrainingError
 from gmsearch.experiment import Settings
 from gmsearch.jobs import Jobs, Listener
 from gmsearch.lookout import Lookout
@@ -17,6 +19,7 @@ from gmsearch.shelf import CHECKPOINT, OwnShelf, Shelf
 from gmsearch.spending import Meter
 
 MOST_FAILURES = 5  # trials that fail before one is complete: the cause is not in the networks
+FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 FINISHED = "FINISHED"  # instead of a configuration: nothing is left
 
 
@@ -24,7 +27,8 @@ class Driver:
     """The jobs, and which of them run.
 
     A training whose worker dies is tried again from its last epoch; where it dies twice after the
-    same epoch, the trial fails. A lost node is not its fault, and does not count.
+    same epoch, the trial fails. A lost node is not its fault, and does not count; neither is a full
+    disk under the run folder, which ends the session.
     """
 
     def __init__(
@@ -127,6 +131,9 @@ class Driver:
         if number not in self.running:
             return
         reason = self.hung.pop(number, reason)
+        own_disk = str(self.running[number].folder.parent.absolute())
+        if own_disk in reason and any(words in reason for words in FULL):
+            raise SettingsError(f"{reason}; make room, and `gmsearch resume` goes on")
         epochs = self.jobs.records[number].epochs
         if not with_its_node:
             if self.died_after.get(number) == epochs:

@@ -112,11 +112,15 @@ class Settings(BaseModel, Watching, ABC):
         default=None, ge=1, strict=True
     )  # trials at once; None: as many as cores or GPUs allow
     gpus_per_trial: float = Field(1.0, gt=0, le=64)  # where there are GPUs
-    max_hours: float | None = Field(None, gt=0)
-    device_hours: float | None = Field(None, gt=0)  # of all sessions, see `spending`
+    max_hours: float | None = Field(None, gt=0, allow_inf_nan=False)
+    device_hours: float | None = Field(
+        None, gt=0, allow_inf_nan=False
+    )  # of all sessions, see `spending`
     address: str | None = None  # of a Ray cluster; None: this machine
     checkpoints: str | None = None  # a place that all nodes see; None: the run folder
-    patience: float = Field(10.0, gt=0)  # minutes without a sign, before a worker may be hung
+    patience: float = Field(
+        10.0, gt=0, allow_inf_nan=False
+    )  # minutes without a sign, before a worker may be hung
     tensorboard: bool = False  # files for TensorBoard are written too
     wandb: str | None = None  # a project of Weights & Biases
     mlflow: str | None = None  # a tracking URI of MLflow

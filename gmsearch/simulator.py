@@ -49,7 +49,8 @@ def simulate(
             if job is None:
                 return
             curves[job.number] = curve_of(job)
-            trained = jobs.records[job.number].epochs
+            # A kill may have come between a last epoch and its ending: it is told once more.
+            trained = min(jobs.records[job.number].epochs, len(curves[job.number]) - 1)
             push(now, job.number, trained + 1)
 
     def push(now: float, number: int, epoch: int) -> None:

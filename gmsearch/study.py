@@ -83,9 +83,7 @@ class SearchStudy:
                 experiment.sampler, self._designs, self._num_epochs, experiment.seed
             )
         self._study = self._open(storage)
-        stored = self._study.get_trials(deepcopy=False)
-        for frozen in stored:  # before anything is written
-            self._check(frozen)
+        self._check_stored()  # before anything is written
         self._study.set_metric_names(list(experiment.objectives))
         self.records: dict[int, TrialRecord] = {}
         self._trials: dict[int, Trial] = {}
@@ -150,7 +148,7 @@ class SearchStudy:
         """Notes the curve of a running trial, epochs before a restart included; the study has it
         from `tell` on. Returns whether the training goes on.
         """
-        record = self._finish(replace(self.records[number], curve=curve))
+        record = self._take_in(replace(self.records[number], curve=curve))
         at_rung = record.epochs in self._strategy.rungs[:-1] and record.baseline is None
         if self._stopping is None or not at_rung:
             return True
@@ -301,20 +299,25 @@ class SearchStudy:
         except READ_ERRORS as error:
             raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None
 
-    def _check(self, frozen: FrozenTrial) -> None:
+    def _check_stored(self) -> None:
         """Raises SettingsError for a trial of ours that is not as a search leaves it; those of
         other programs, and of a driver that was killed while it asked, have no `id`.
         """
-        if (
-            frozen.state != TrialState.WAITING
-            and "id" in frozen.user_attrs
-            and (record_of(frozen, self._folder, self._experiment) is None)
-        ):
-            raise SettingsError(
-                f"{place_of(self._folder, self._experiment.storage)}: trial {frozen.number} was "
-                "changed by another program; restore it from a copy, or start a run with another "
-                "--name"
-            )
+        place = place_of(self._folder, self._experiment.storage)
+        try:
+            stored = self._study.get_trials(deepcopy=False)
+        except (*READ_ERRORS, LookupError) as error:  # what Optuna cannot read has many forms
+            raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None
+        for frozen in stored:
+            if (
+                frozen.state != TrialState.WAITING
+                and "id" in frozen.user_attrs
+                and (record_of(frozen, self._folder, self._experiment) is None)
+            ):
+                raise SettingsError(
+                    f"{place}: trial {frozen.number} was changed by another program; restore it "
+                    "from a copy, or start a run with another --name"
+                )
 
     def _note_curve(self, record: TrialRecord) -> None:
         """Attributes must be there before `tell`: a finished trial cannot be changed."""
@@ -324,16 +327,19 @@ class SearchStudy:
         trial.set_user_attr("seconds", round(record.seconds, 3))
 
     def _finish(self, record: TrialRecord) -> TrialRecord:
-        """Takes in what is new of a record."""
+        """Takes in how a trial ended."""
+        told = {"event": record.state, "number": record.number, "id": record.id}
+        self._log({**told, "epochs": record.epochs, "top1": record.top1})
+        return self._take_in(record)
+
+    def _take_in(self, record: TrialRecord) -> TrialRecord:
+        """Takes in what is new of a record, or stored."""
         self.records[record.number] = record
         epochs = range(1, record.epochs + 1)
         tops, *also = (
             [record.figure(name, epoch) for epoch in epochs] for name in self._experiment.accuracies
         )
         self._strategy.observe(self._design_of(record), tops, record.state, also)
-        if record.state != "running":
-            told = {"event": record.state, "number": record.number, "id": record.id}
-            self._log({**told, "epochs": record.epochs, "top1": record.top1})
         return record
 
     def _describe(
@@ -369,7 +375,7 @@ class SearchStudy:
             baseline=baseline,
             picks=dict(trial.params),
         )
-        return self._job(self._finish(record))
+        return self._job(self._take_in(record))
 
     def _job(self, record: TrialRecord) -> Job:
         folder = self._folder.trial_folder(record.id)
@@ -383,7 +389,7 @@ class SearchStudy:
                 self._study.tell(frozen.number, state=TrialState.FAIL)
             return
         self.records.pop(frozen.user_attrs.get("continues", -1), None)  # this one stands for it
-        self._finish(record)
+        self._take_in(record)
         if frozen.state == TrialState.RUNNING:
             self._trials[frozen.number] = Trial(self._study, frozen._trial_id)
 

@@ -1,8 +1,10 @@
 """The sampler proposes only what may be trained, in a plain Optuna study too."""
 
+import time
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
@@ -193,6 +195,59 @@ def test_gated_finds_the_front_of_a_plain_study():
         best[spent] = max(top1, best.get(spent, 0))
     for spent, n1 in ((4, 1), (5, 2), (6, 3), (7, 4)):  # the true front
         assert max(top1 for s, top1 in best.items() if s <= spent) == 30 + 16 + 3 * n1
+
+
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_gated_proposes_nothing_twice_to_threads_of_one_study(at_once):
+    space = {name: optuna.distributions.IntDistribution(1, 5) for name in "abc"}
+
+    def describe(picks):
+        total = sum(picks.values())
+        return Known(str(sorted(picks.items())), (total / 15,), (float(total),))
+
+    sampler = GatedSampler(space, describe, seed=0)
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+
+    def objective(trial):
+        picks = [trial.suggest_int(name, 1, 5) for name in "abc"]
+        time.sleep(0.002)  # others ask meanwhile
+        return float(np.prod(picks)), float(sum(picks))
+
+    study.optimize(objective, n_trials=24, n_jobs=at_once)
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 24
+
+
+def test_gated_proposes_nothing_twice_where_many_are_asked_before_they_suggest():
+    space = {name: optuna.distributions.IntDistribution(1, 3) for name in "ab"}
+
+    def describe(picks):
+        return Known(str(sorted(picks.items())), (sum(picks.values()) / 6,), (0.0,))
+
+    sampler = GatedSampler(space, describe, seed=0)
+    study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+    asked = [study.ask() for _ in range(5)]
+    found = [tuple(trial.suggest_int(name, 1, 3) for name in "ab") for trial in asked]
+    asked = [study.ask() for _ in range(4)]
+    found += [tuple(trial.suggest_int(name, 1, 3) for name in "ab") for trial in asked]
+    assert len(set(found)) == 9
+
+
+def test_a_peer_whose_proposal_is_taken_gets_the_nearest_that_is_new():
+    """Against all designs of a small space, by brute force."""
+    space = read_space(SPACES / "tiny.yaml")
+    sampler = sampler_of("evolution", space, 10**9, seed=0)
+    every = list(sampler._designs.listed())
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        seen = {every[i].known.id for i in rng.choice(len(every), len(every) // 2)}
+        picks = every[int(rng.integers(len(every)))].picks
+        found = sampler._nearest(picks, seen)
+        assert found.known.id not in seen
+
+        def apart(design, picks=picks):
+            return sum(design.picks[name] != picks[name] for name in picks)
+
+        assert apart(found) == min(apart(d) for d in every if d.known.id not in seen)
 
 
 def test_gated_wants_a_study_that_maximises_first():

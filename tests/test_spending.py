@@ -20,7 +20,7 @@ def record(number: int, epochs: int) -> TrialRecord:
     """A trial with so many epochs of 2 seconds."""
     network = gmnet("gmnet_s1", base_width=2)
     done = curve(*range(epochs))
-    return TrialRecord(number, network.id, "running", network, 1, 1, 1, curve=done)
+    return TrialRecord(number, network.id, "running", network, 1, 1, 1, seed=number, curve=done)
 
 
 def test_finished_epochs_count_of_all_sessions_and_what_is_under_way_since():
@@ -40,6 +40,14 @@ def test_finished_epochs_count_of_all_sessions_and_what_is_under_way_since():
     now = 200.0
     assert meter.hours == pytest.approx(0.5 * (10 + 4) / 3600)
     assert not meter.is_spent
+
+
+def test_a_stopped_training_that_another_trial_goes_on_with_counts_once():
+    records = {0: record(0, 5)}
+    meter = Meter(None, 1.0, records, clock=lambda: 0.0)
+    records[7] = replace(records.pop(0), number=7, curve=curve(*range(6)))
+    meter.heard(7)
+    assert meter.hours == pytest.approx(6 * 2 / 3600)
 
 
 @pytest.mark.parametrize(("limit", "is_spent"), [(10 / 3600, True), (10.1 / 3600, False)])

@@ -6,6 +6,7 @@ Accuracies are made up, by a function of the network; the study, its storage and
 import hashlib
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from gmsearch.pareto import hypervolume
 from gmsearch.recipe import Recipe
 from gmsearch.record import TrialRecord
 from gmsearch.replay import replay
-from gmsearch.run import RunData, RunFolder, write_settings
+from gmsearch.run import RunData, RunFolder, write_settings, write_trial
 from gmsearch.simulator import Simulation, simulate
 from gmsearch.space_file import read_space, read_space_data
 from gmsearch.stopping import ByGain, Halving, rungs_of
@@ -102,16 +103,76 @@ def test_it_finds_more_than_random_search(seed):
 
 
 def test_workers_that_run_at_once_get_different_designs(learned):
+    """They are further apart than the best ones are that nobody keeps apart."""
     strategy = Strategy(designs(), (NUM_EPOCHS,), seed=0)
     for seen in learned.known.values():
         strategy.observe(seen.design, [0.0] * (NUM_EPOCHS - 1) + [seen.tops[-1]], "complete")
+    outlook = strategy._outlook()
+    pool = [learned_observation(design) for design in strategy._pool]
+    alike = sorted(outlook.worths(pool), key=lambda worth: -worth.gain)[:4]
     chosen = []
     for _ in range(4):
-        worth = strategy.propose()
-        chosen.append(worth.design.row)
-        strategy.observe(worth.design, [], "running")
-    differences = [sum(a != b for a, b in zip(x, y, strict=True)) for x, y in pairwise(chosen)]
-    assert min(differences) >= 1
+        fresh = [each for each in pool if each.design.known.id not in strategy.known]
+        best = max(strategy._outlook().worths(fresh), key=lambda worth: worth.gain)
+        chosen.append(best)
+        strategy.observe(best.design, [], "running")
+    assert chosen[0].design == alike[0].design
+    # In the outlook of before, what is chosen later is worth less than the next best of the same.
+    later = outlook.worths([learned_observation(worth.design) for worth in chosen])
+    assert sum(worth.gain for worth in later) < sum(worth.gain for worth in alike)
+    assert [worth.gain for worth in chosen[1:]] != [worth.gain for worth in alike[1:]]
+
+
+def test_what_is_believed_of_running_designs_makes_their_like_more_certain(learned):
+    outlook = learned._outlook()
+    like = outlook.worths([learned_observation(learned.propose().design)])[0]
+    strategy = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
+    for seen in learned.known.values():
+        strategy.observe(seen.design, tops_of(seen.design), "complete")
+    strategy.observe(like.design, [], "running")
+    beside = strategy._outlook().worths([learned_observation(like.design)])[0]
+    assert beside.mean == pytest.approx(like.mean, abs=1e-6)
+    assert beside.std < 0.9 * like.std
+
+
+def test_what_went_away_with_a_narrowed_space_is_not_taken_up_again(learned):
+    network_space = learned._designs
+    stopped = learned.propose().design
+    strategy = Strategy(network_space, rungs_of(NUM_EPOCHS), seed=0)
+    for seen in learned.known.values():
+        strategy.observe(seen.design, tops_of(seen.design), "complete")
+    strategy.observe(stopped, tops_of(stopped)[:1], "stopped")
+    assert strategy.stopped().design == stopped
+    name = next(n for n, options in network_space.options.items() if len(options) > 1)
+    left = tuple(o for o in network_space.options[name] if o != stopped.picks[name])
+    options = {**network_space.options, name: left}
+    strategy._designs = replace(network_space, options=options, declared=network_space.options)
+    assert strategy.stopped() is None
+
+
+def test_networks_that_are_not_modelled_do_not_tell_what_may_be_stopped():
+    strategy = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
+    for _ in range(3):
+        design = strategy.propose().design
+        strategy.observe(design, tops_of(design), "complete")
+    for name in ("GmNet", "no gates"):
+        known = strategy.propose().design.known._replace(id=name)
+        strategy.observe(Design({}, (), known), [50.0] * NUM_EPOCHS, "complete")
+    assert not strategy.may_stop
+    design = strategy.propose().design
+    strategy.observe(design, tops_of(design), "complete")
+    assert strategy.may_stop
+
+
+def test_hyperparameters_do_not_hang_on_who_asks_and_when(learned):
+    asked, unasked = (Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0) for _ in range(2))
+    for seen in learned.known.values():
+        for tops in (tops_of(seen.design)[:1], tops_of(seen.design)):
+            state = "running" if len(tops) == 1 else "complete"
+            asked.observe(seen.design, tops, state)
+            unasked.observe(seen.design, tops, state)
+            asked.propose()
+    assert asked.propose() == unasked.propose()
 
 
 def test_what_runs_already_is_worth_less_to_do_again(learned):
@@ -311,6 +372,62 @@ def test_a_run_is_replayed_from_its_log(logged):
     found = replay(logged.path)
     assert found.differences == ()
     assert found.num_decisions > 15
+
+
+@pytest.mark.parametrize("sampler", ["gated", "tpe"])
+def test_a_run_that_was_killed_within_an_ask_is_replayed(tmp_path, monkeypatch, sampler):
+    """The trial that was cut off has a number and no network."""
+    monkeypatch.setattr("gmsearch.strategy.POOL", 100)
+    folder, experiment = RunFolder(tmp_path / "r"), settings(trials=14, sampler=sampler)
+    write_settings(folder, experiment, RunData(90, 500, ("a", "b")))
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    for at in (3, 12, None):  # trials that are known when it is killed
+        log = DecisionLog(folder.decisions_file)
+        study = SearchStudy(folder, experiment, SPACE, log=log)
+        with monkeypatch.context() as patch:
+
+            def ask(study=study, at=at, patch=patch):
+                if at is not None and len(study.records) == at:
+                    patch.setattr(SearchStudy, "_describe", kill)
+                return SearchStudy.ask(study)
+
+            patch.setattr(study, "ask", ask)
+            try:
+                run(study)
+            except Killed:
+                for each in study.records.values():  # as their workers left them
+                    if each.state == "running":
+                        write_trial(folder.trial_folder(each.id), each.network, each.curve)
+        study._study._storage.remove_session()
+    cut_off = len(study._study.trials) - len(study.records)
+    assert cut_off >= 2
+    assert replay(folder.path).differences == ()
+
+
+@pytest.mark.parametrize("sampler", ["gated", "evolution"])
+def test_a_run_that_was_narrowed_is_replayed(tmp_path, monkeypatch, sampler):
+    monkeypatch.setattr("gmsearch.strategy.POOL", 100)
+    folder, whole = RunFolder(tmp_path / "r"), settings(trials=10, sampler=sampler)
+    stem = whole.space["per_network"]["stem_width"]
+    part = {**whole.space, "per_network": {**whole.space["per_network"], "stem_width": stem[:2]}}
+    for update in ({}, {"trials": 14, "narrowed": part}):
+        experiment = whole.model_copy(update=update)
+        write_settings(folder, experiment, RunData(90, 500, ("a", "b")))
+        log = DecisionLog(folder.decisions_file)
+        space = experiment.space_left(folder.experiment_file)
+        study = SearchStudy(folder, experiment, space, log=log)
+        before = set(study.records)
+        run(study)
+        study._study._storage.remove_session()
+    new = [r for number, r in study.records.items() if number not in before]
+    assert new and {record.picks["stem_width"] for record in new} <= set(stem[:2])
+    assert replay(folder.path).differences == ()
 
 
 def test_a_replay_sees_another_decision(logged):

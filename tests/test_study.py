@@ -12,7 +12,7 @@ from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings, read_settings
 from gmsearch.gmnet import gmnet, gmnet_within, without_gates
 from gmsearch.run import RunData, RunFolder, check_run, write_settings
-from gmsearch.search import as_begun
+from gmsearch.search import as_begun, run_search
 from gmsearch.space_file import read_space, read_space_data
 from gmsearch.stored import read_records
 from gmsearch.study import SearchStudy
@@ -172,8 +172,19 @@ def test_a_study_that_is_not_there_is_told(open_study, experiment, tmp_path):
         read_records(RunFolder(tmp_path / "nothing"), other)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "SET value_json='\"x\"' WHERE key='macs'",
+        "SET value_json='-5' WHERE key='macs'",
+        "SET value_json='\"../../x\"' WHERE key='id'",
+        "SET value_json='[7]' WHERE key='id'",
+        "SET value_json='7' WHERE key='curve'",
+        "SET value_json='no JSON' WHERE key='curve'",
+    ],
+)
 def test_a_trial_that_was_changed_by_hand_is_refused_and_nothing_is_written(
-    open_study, experiment, tmp_path
+    open_study, experiment, tmp_path, change
 ):
     study = open_study()
     number = study.ask().number
@@ -181,9 +192,11 @@ def test_a_trial_that_was_changed_by_hand_is_refused_and_nothing_is_written(
     study.tell(number)
     study.ask()
     with sqlite3.connect(tmp_path / "r" / "study.db") as opened:
-        opened.execute("UPDATE trial_user_attributes SET value_json='\"x\"' WHERE key='macs'")
+        opened.execute(f"UPDATE trial_user_attributes {change}")
     before = list(sqlite3.connect(tmp_path / "r" / "study.db").iterdump())
-    with pytest.raises(SettingsError, match="study.db: trial 0 was changed by another program"):
+    with pytest.raises(
+        SettingsError, match="trial 0 was changed by another|cannot be used: Expect"
+    ):
         open_study()
     assert list(sqlite3.connect(tmp_path / "r" / "study.db").iterdump()) == before
 
@@ -289,6 +302,35 @@ def test_a_study_in_a_journal_survives_a_torn_line_and_is_no_other_runs(tmp_path
     write_settings(other, kept, RunData(90, 10, ("a", "b")))
     with pytest.raises(SettingsError, match="has a study 'r' of another run already"):
         SearchStudy(other, kept, space)
+
+
+@pytest.mark.parametrize("text", ["alpha\nlast words", '{"a": 1}\n{"op_', "SQLite format 3"])
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path, experiment, text):
+    notes = tmp_path / "notes.txt"
+    notes.write_text(text)
+    kept = experiment.model_copy(update={"storage": f"journal://{notes}"})
+    folder = RunFolder(tmp_path / "r")
+    write_settings(folder, kept, RunData(90, 10, ("a", "b")))
+    with pytest.raises(SettingsError, match="notes.txt: cannot be used: it is no journal"):
+        SearchStudy(folder, kept, kept.search_space(folder.path))
+    assert notes.read_text() == text
+
+
+@pytest.mark.parametrize("place", ["postgresql://nobody@127.0.0.1:1/db", "sqlite:///{}/study.db"])
+def test_a_run_keeps_its_settings_where_another_storage_is_refused(open_study, tmp_path, place):
+    """One that does not answer, and one with a study of the same name that is another run's."""
+    open_study()
+    folder = RunFolder(tmp_path / "r")
+    kept = read_settings(folder.experiment_file)
+    other = RunFolder(tmp_path / "other" / "r")
+    theirs = kept.model_copy(update={"budget": kept.budget // 2})
+    write_settings(other, theirs, RunData(90, 10, ("a", "b")))
+    SearchStudy(other, theirs, theirs.search_space(other.path)).ask()
+    before = folder.experiment_file.read_bytes()
+    moved = kept.model_copy(update={"storage": place.format(other.path)})
+    with pytest.raises(SettingsError, match="cannot be read|is another run's"):
+        run_search(moved, folder)
+    assert folder.experiment_file.read_bytes() == before
 
 
 SECRET = "postgresql://me:s3/cr?t@127.0.0.1:1/studies"

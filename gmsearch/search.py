@@ -65,7 +65,7 @@ def _check_moved(experiment: Experiment, folder: RunFolder) -> None:
     if folder.experiment_file.exists():
         before = read_settings(folder.experiment_file)
         if isinstance(before, Experiment) and before.storage != experiment.storage:
-            StudyReader(folder, experiment.model_copy(update={"data_digest": before.data_digest}))
+            StudyReader(folder, experiment)
 
 
 def _narrowing_in_words(space: SearchSpace, study: SearchStudy) -> Iterator[str]:

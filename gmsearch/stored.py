@@ -76,9 +76,14 @@ class StudyReader:
         return SettingsError(f"{self._place}: cannot be read: {first_line(error)}")
 
 
+def owner_of(experiment: Experiment) -> str:
+    """What a study says of its run: the settings, whether or not the data was read yet."""
+    return experiment.model_copy(update={"data_digest": None}).digest
+
+
 def check_owner(attributes: Mapping[str, Any], experiment: Experiment, place: str) -> None:
     """Raises SettingsError where the attributes of a study are of a run with other settings."""
-    if attributes.get(SETTINGS, experiment.digest) != experiment.digest:
+    if attributes.get(SETTINGS, owner_of(experiment)) != owner_of(experiment):
         raise SettingsError(
             f"{place}: the study {experiment.name!r} in it is another run's; give the --storage "
             "that this one began with, or choose another --name"

@@ -24,7 +24,7 @@ from gmsearch.sampler import BudgetSampler, StrategySampler
 from gmsearch.space import SearchSpace
 from gmsearch.stopping import ByGain, Halving, Stopping, rungs_of
 from gmsearch.storage import READ_ERRORS, first_line, open_to_write, place_of
-from gmsearch.stored import SETTINGS, check_owner, record_of
+from gmsearch.stored import SETTINGS, check_owner, owner_of, record_of
 from gmsearch.strategy import Strategy, Worth
 
 # Attributes of a trial that ended, which the one that goes on with it does not have.
@@ -294,7 +294,7 @@ class SearchStudy:
                 load_if_exists=True,
             )
             check_owner(study.user_attrs, self._experiment, place)
-            study.set_user_attr(SETTINGS, self._experiment.digest)
+            study.set_user_attr(SETTINGS, owner_of(self._experiment))
             return study
         except READ_ERRORS as error:
             raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None

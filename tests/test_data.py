@@ -594,7 +594,7 @@ def test_an_original_that_cannot_be_read_is_named(tmp_path, folder, kind, spoil)
 
 # The door for full trainings, the word on the card of an export, and the top1 with 8 bits of a
 # network that was trained in full, minival included.
-MAY_READ_VAL = {"session", "exporting.subject", "exporting.int8"}
+MAY_READ_VAL = {"session", "exporting.subject", "exporting.int8", "band_accuracy"}
 READER = "load_official"
 
 

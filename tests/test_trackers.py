@@ -106,7 +106,7 @@ def test_a_worker_reports_the_last_epoch_flat_beside_the_curve(monkeypatch, tmp_
     monkeypatch.setattr(worker.torch, "set_num_threads", lambda _: None)
     config = {"threads": 1, "network": {"timm": "resnet18"}, "recipe": {}, "seed": 0, "gpu": False}
     here = {"folder": str(tmp_path), "mark": str(tmp_path), "checkpoints": None}
-    worker.train({**config, **here, "weights": None}, None)
+    worker.train({**config, **here, "weights": None, "watch": None}, None)
     names = ("epoch", "top1", "train_loss", "loss")
     assert [tuple(report[name] for name in names) for report in reports] == [
         (1, 10.0, 2.0, None),

@@ -169,7 +169,9 @@ def test_halving_keeps_what_is_best_at_a_band():
 
 
 @pytest.mark.parametrize("sampler", ["gated", "random", "tpe", "nsga2", "evolution"])
-def test_every_sampler_searches_with_a_band(tmp_path, sampler, capsys):
+def test_every_sampler_searches_with_a_band(tmp_path, sampler, capsys, monkeypatch):
+    monkeypatch.setattr("gmsearch.strategy.POOL", 200)  # what is searched among, not how
+    monkeypatch.setattr("gmsearch.strategy.NUM_SCORED", 100)
     early_stop = "gated" if sampler == "gated" else "asha" if sampler == "random" else "off"
     trials = 14 if sampler == "gated" else 5
     folder, study = searched(tmp_path / "r", sampler=sampler, early_stop=early_stop, trials=trials)

@@ -174,6 +174,7 @@ def finished(tmp_path_factory):
     return settings(images), RunFolder(place / "r"), json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_run_ends_in_its_claims(finished):
     run, folder, document = finished
     written = {path.name for path in folder.path.iterdir()}
@@ -186,6 +187,7 @@ def test_a_run_ends_in_its_claims(finished):
     assert known == pytest.approx(json.loads(row)["top1"])  # the training's own evaluation
 
 
+@pytest.mark.slow
 def test_what_is_trained_is_only_judged_again(finished, monkeypatch, capsys):
     run, folder, document = finished
     monkeypatch.setattr(

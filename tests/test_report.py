@@ -308,9 +308,7 @@ def test_a_run_on_a_disk_that_is_read_only_can_be_read(tmp_path, log, capsys):
 
 
 def test_only_like_is_laid_beside_like(run, tmp_path, capsys):
-    other = make_run(tmp_path / "other", "cc")
-    settings = (other / "experiment.yaml").read_text()
-    (other / "experiment.yaml").write_text(settings.replace("budget: 30000000", "budget: 29000000"))
+    other = make_run(tmp_path / "other", "cc", budget=29_000_000)
     assert main(["report", str(run), "--versus", str(other)]) == 2
     assert f"--versus {other}: another budget than that of {run}" in capsys.readouterr().err
 

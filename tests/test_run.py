@@ -147,7 +147,7 @@ def test_a_bad_run_name_is_refused(name):
         ({"seed": -1}, "--seed is -1; input should be greater than or equal to 0"),
         ({"trials": 1_000_001}, "--trials is 1000001; input should be less than or equal to 1000"),
         ({"max_hours": 0}, "--max-hours is 0; input should be greater than 0"),
-        ({"max_hours": float("nan")}, "--max-hours is nan; input should be greater than 0"),
+        ({"max_hours": float("nan")}, "--max-hours is nan; input should be a finite number"),
         ({"gpus_per_trial": 0}, "--gpus-per-trial is 0; input should be greater than 0"),
         ({"sampler": "grid"}, "sampler 'grid'; allowed: gated, random, tpe, nsga2, gp, evolution"),
         (

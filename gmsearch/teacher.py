@@ -1,6 +1,7 @@
 """A trained network that another one learns from, beside the labels."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -80,21 +81,29 @@ class _Renormalised(nn.Module):
 
 
 def _of_timm(name: str, num_classes: int) -> nn.Module:
+    published = timm.get_pretrained_cfg(name)
+    if published is not None:
+        _check_classes(name, published.num_classes, num_classes)  # before anything is downloaded
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # each try has a line
     try:
-        model = timm.create_model(name, pretrained=True)
+        model: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # whatever a download makes of the network
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SettingsError(f"--teacher {name}: its weights cannot be had ({reason})") from None
-    if model.num_classes != num_classes:
-        raise SettingsError(
-            f"--teacher {name}: it tells {model.num_classes} classes apart, the data has "
-            f"{num_classes}"
-        )
+    _check_classes(name, model.num_classes, num_classes)
     about: Any = model.pretrained_cfg
     mean, std = tuple(about["mean"]), tuple(about["std"])
     if (mean, std) == (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
         return model
     return _Renormalised(model, mean, std)
+
+
+def _check_classes(name: str, theirs: int, ours: int) -> None:
+    if theirs != ours:
+        raise SettingsError(
+            f"--teacher {name}: it tells {theirs} classes apart, the data has {ours}; give one "
+            "that was trained on the same, such as RUN/retrained/ID"
+        )
 
 
 def distillation_loss(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:

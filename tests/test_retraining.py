@@ -135,6 +135,7 @@ def test_a_teacher_sees_images_as_it_was_trained_on(monkeypatch):
     own = timm.create_model("mobilenetv3_small_050", num_classes=2).eval()
     own.pretrained_cfg = {**own.pretrained_cfg, "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.5, 0.5)}
     monkeypatch.setattr("gmsearch.teacher.timm.create_model", lambda *_, **__: own)
+    monkeypatch.setattr("gmsearch.teacher.timm.get_pretrained_cfg", lambda _: None)
     teacher = load_teacher("mobilenetv3_small_050", ("a", "b"), 64)
     pixels = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     ours = Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)(pixels)
@@ -143,6 +144,14 @@ def test_a_teacher_sees_images_as_it_was_trained_on(monkeypatch):
     own = vit
     with pytest.raises(SettingsError, match="vit_tiny_patch16_224 at 64 px: .*doesn't match"):
         load_teacher("vit_tiny_patch16_224", ("a", "b"), 64)
+
+
+def test_a_teacher_of_other_classes_is_refused_before_it_is_downloaded(monkeypatch):
+    monkeypatch.delattr("gmsearch.teacher.timm.create_model")
+    with pytest.raises(
+        SettingsError, match="resnet18: it tells 1000 classes apart, the data has 2"
+    ):
+        load_teacher("resnet18", ("a", "b"), 64)
 
 
 def test_distillation_is_the_divergence_of_softened_answers():

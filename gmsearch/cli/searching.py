@@ -87,7 +87,8 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         "--sampler",
         default="gated",
         metavar="NAME",
-        help=f"{', '.join(SAMPLERS)} (default: gated, which knows costs beforehand)",
+        help=f"{', '.join(SAMPLERS)} (default: gated, which knows costs beforehand; the others "
+        "learn from complete trainings alone)",
     )
     parser.add_argument(
         "--early-stop",

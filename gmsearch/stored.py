@@ -59,8 +59,9 @@ class StudyReader:
                 trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
             except READ_ERRORS as error:
                 raise self._unreadable(error) from None
-            again = {trial.user_attrs.get("continues") for trial in trials}
-            records = [self._record(trial) for trial in trials if trial.number not in again]
+            again = [trial.user_attrs.get("continues") for trial in trials]
+            gone = {number for number in again if isinstance(number, int)}
+            records = [self._record(trial) for trial in trials if trial.number not in gone]
         known = [record for record in records if record is not None]
         return known, len(records) - len(known)
 
@@ -116,6 +117,8 @@ def read_records(folder: RunFolder, experiment: Experiment) -> tuple[list[TrialR
 def record_of(frozen: FrozenTrial, folder: RunFolder, experiment: Experiment) -> TrialRecord | None:
     """A stored trial; None for one that another program wrote, or that was cut off."""
     notes = frozen.user_attrs
+    if not isinstance(notes.get("continues", 0), int):
+        return None
     try:
         network = Architecture.from_dict(notes["architecture"])
         curve = notes.get("curve", [])

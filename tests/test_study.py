@@ -180,6 +180,7 @@ def test_a_study_that_is_not_there_is_told(open_study, experiment, tmp_path):
         "SET value_json='\"../../x\"' WHERE key='id'",
         "SET value_json='[7]' WHERE key='id'",
         "SET value_json='7' WHERE key='curve'",
+        "SET key='continues', value_json='[1]' WHERE key='seconds'",
         "SET value_json='no JSON' WHERE key='curve'",
     ],
 )

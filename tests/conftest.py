@@ -46,6 +46,18 @@ def pytest_deselected(items):
         _left_out.update(mark for mark in MARKS if item.get_closest_marker(mark))
 
 
+def pytest_sessionfinish(session):
+    """A process of `pytest -n` hands over what it left out."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(_left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    # Each process collects all tests, so that their counts are the same.
+    _left_out.update(Counter(node.workeroutput.get("left_out", {})) - _left_out)
+
+
 def pytest_terminal_summary(terminalreporter):
     if _left_out:
         counts = ", ".join(f"{count} {mark}" for mark, count in sorted(_left_out.items()))

@@ -696,6 +696,14 @@ def test_the_command_packs_and_says_what(tmp_path, folder, capsys):
     assert "it was there already" in capsys.readouterr().out
 
 
+def test_the_command_packs_the_classes_of_a_file(tmp_path, folder, capsys):
+    (tmp_path / "classes.txt").write_text("n2\nn0\n")
+    words = ["pack", str(folder), str(tmp_path / "out"), "--resolution", str(RESOLUTION)]
+    words += ["--classes", str(tmp_path / "classes.txt")]
+    assert main(words) == 0, capsys.readouterr().err
+    assert set(read_pack(tmp_path / "out").classes) == {"n0", "n2"}
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

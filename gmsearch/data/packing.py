@@ -189,14 +189,18 @@ def _begin(out: Path, order: Order) -> None:
     were replaced since, are dropped.
     """
     file = out / UNFINISHED / "order.json"
-    asked = {
-        "source": order.source.name,
-        "selection": asdict(order.selection),
-        "resolution": order.resolution,
-        "key": order.key,
-    }
+    asked = json.loads(  # as it reads back: JSON has lists only
+        json.dumps(
+            {
+                "source": order.source.name,
+                "selection": asdict(order.selection),
+                "resolution": order.resolution,
+                "key": order.key,
+            }
+        )
+    )
     begun = json.loads(file.read_text(encoding="utf-8")) if file.exists() else asked
-    if {**begun, "key": None} != json.loads(json.dumps({**asked, "key": None})):
+    if {**begun, "key": None} != {**asked, "key": None}:
         raise DataError(
             f"{out} has the beginnings of another pack; remove it, or choose another folder"
         )

@@ -322,9 +322,22 @@ def test_a_report_takes_the_place_of_a_report_alone(tmp_path, capsys):
         assert capsys.readouterr().err.count("\n") == 1
     assert trial.is_dir() and not (run / "trials.html").exists()
     assert main(["report", str(run)]) == 0
-    (run / "report" / "of-before.png").write_bytes(b"")
+    of_before = [run / "report" / name for name in ("0123456789.png", ".front.png.0a1b2c3d")]
+    for file in of_before:
+        file.write_bytes(b"")
     assert main(["report", str(run)]) == 0
-    assert not (run / "report" / "of-before.png").exists()
+    assert not any(file.exists() for file in of_before)
+
+
+@pytest.mark.parametrize("name", ["mine.png", "notes.csv", ".front.png", "front.csv.gz", "x.txt"])
+def test_a_report_deletes_nothing_of_the_user(tmp_path, name, capsys):
+    run = make_run(tmp_path / "r", "cc")
+    mine = tmp_path / "figures" / name
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    assert main(["report", str(run), "--out", str(tmp_path / "figures.html")]) == 2
+    assert "something else" in capsys.readouterr().err
+    assert mine.read_text() == "precious" and not (tmp_path / "figures.html").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ RUN/report.html   the page
 RUN/report/       the same in parts: a CSV file for each table, a PNG file for each picture
 """
 
+import re
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from gmsearch.band_picture import draw_bands
@@ -27,6 +29,9 @@ from gmsearch.report.pictures import (
 )
 from gmsearch.report.tables import Tables, tables_of
 
+TABLES = tuple(each.name for each in fields(Tables))
+PICTURES = ("front", "objectives", "curves", "hypervolume", "effects", "bands", "band_effects")
+
 
 def write_report(history: History, others: Sequence[History] = (), *, out: Path) -> list[Path]:
     """Writes the page to `out`, and tables and pictures beside it in the place of those of an
@@ -40,13 +45,13 @@ def write_report(history: History, others: Sequence[History] = (), *, out: Path)
     files = [out]
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        for former in parts.iterdir():
-            former.unlink()
         for name, table in tables.named().items():
             files.append(parts / f"{name}.csv")
             write_atomically(files[-1], table.to_csv(index=False))
         files += _draw_all(history, tables, parts)
         write_atomically(out, page)
+        for former in set(parts.iterdir()) - set(files):  # last: a full disk leaves a whole report
+            former.unlink()
     except OSError as error:  # such as a run on a disk that is read-only
         raise SettingsError(
             f"--out {out}: cannot be written: {error.strerror}; give another place"
@@ -61,15 +66,25 @@ def _free(out: Path) -> Path:
     parts = out.with_suffix("")
     if out.suffix != ".html" or out.is_dir():
         raise SettingsError(f"--out {out}: give a file such as report.html")
-    ours = (".csv", ".png")
-    if parts.exists() and not (
-        parts.is_dir() and all(f.is_file() and f.suffix in ours for f in parts.iterdir())
-    ):
+    if parts.exists() and not (parts.is_dir() and all(map(_is_part, parts.iterdir()))):
         raise SettingsError(
             f"--out {out}: its pictures and tables go to {parts}, which has something else; "
             "give another name"
         )
     return parts
+
+
+def _is_part(file: Path) -> bool:
+    """Whether a report may have written a file, by its name; one that was cut off has a dot before
+    it.
+    """
+    name, _, ending = file.name.removeprefix(".").partition(".")
+    kind, _, cut_off = ending.partition(".")
+    known = TABLES if kind == "csv" else PICTURES if kind == "png" else ()
+    is_drawing = kind == "png" and re.fullmatch("[0-9a-f]{10}", name)
+    whole = not cut_off and not file.name.startswith(".")
+    unfinished = file.name.startswith(".") and re.fullmatch("[0-9a-f]{8}", cut_off)
+    return file.is_file() and bool((name in known or is_drawing) and (whole or unfinished))
 
 
 def _draw_all(history: History, tables: Tables, folder: Path) -> list[Path]:

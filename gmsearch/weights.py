@@ -4,12 +4,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.models import load_state_dict
+import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gmsearch.errors import WeightsError
 
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # the average before the last
+# Keys under which checkpoints keep weights, ours included: an average before the last ones.
+WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model")
 MOST_NAMED = 4  # keys in a message
 LONGEST_REASON = 100  # letters of what a reader says
 
@@ -20,12 +22,17 @@ def filter_weights(state: Mapping[str, Any], model: nn.Module) -> dict[str, Tens
     Takes it out of the wrapper that it lies in, and the prefix of distributed training off its
     keys.
     """
+    return _unwrap(state)
+
+
+def _unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
     inner = next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), state)
     return {key.removeprefix("module."): value for key, value in inner.items()}
 
 
 def load_weights(model: nn.Module, path: Path) -> str:
-    """Loads a .safetensors file or a torch checkpoint, without running code from it.
+    """Loads a .safetensors file or a torch checkpoint, the average of its weights where it has one,
+    without running code from it.
 
     A classifier for another number of classes stays fresh; returns its name, or nothing. Raises
     WeightsError for a file that cannot be read, for keys that are missing or left over, and for
@@ -36,12 +43,13 @@ def load_weights(model: nn.Module, path: Path) -> str:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors file or a torch checkpoint, by name. Raises WeightsError."""
-    if not path.is_file():  # timm would log it besides
+    if not path.is_file():
         raise WeightsError(f"{path}: no such file of weights, or not a file")
     try:
-        state = load_state_dict(str(path), weights_only=True)
-        if not isinstance(state, dict):
-            raise ValueError(f"it holds a {type(state).__name__}")
+        saved = _read(path)
+        if not isinstance(saved, dict):
+            raise ValueError(f"it holds a {type(saved).__name__}")
+        state = _unwrap(saved)
         strangers = [key for key, value in state.items() if not isinstance(value, Tensor)]
         if strangers:
             raise ValueError(f"{strangers[0]!r} is no tensor")
@@ -52,6 +60,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"torch.save wrote ({reason[:LONGEST_REASON]})"
         ) from None
     return state
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> str:

@@ -433,6 +433,25 @@ def test_int8_of_a_full_training_is_measured_on_val(run, tmp_path, capsys):
     assert small["top1_float"] == pytest.approx(100 * correct / NUM_VAL, abs=0.1)
 
 
+def test_int8_of_weights_from_a_file_is_measured_on_val(run, tmp_path, capsys):
+    """They may be those of a full training, and have its average."""
+    folder = RunFolder(shutil.copytree(run.path, tmp_path / "r"))
+    retrained = add_retraining(folder)
+    line = ["export", str(folder.path), "--weights", str(retrained / "model.safetensors")]
+    assert main([*line, "--int8", "--to", "torch", "--out", str(tmp_path / "out")]) == 0
+    small = json.loads((tmp_path / "out/check.json").read_text())["formats"]["int8"]
+    assert small["split"] == "val" and small["images"] == NUM_VAL
+    card = (tmp_path / "out/README.md").read_text()
+    assert "Nothing is known" not in card and "model.onnx and" not in card
+
+
+def test_a_checkpoint_of_ours_gives_its_average(run, tmp_path):
+    checkpoint = run.trial_folder(MIXED.id) / "checkpoint.pt"
+    found = find_subject(str(run.trial_folder(MIXED.id) / "architecture.json"), weights=checkpoint)
+    average = torch.load(checkpoint, weights_only=True)["ema"]
+    assert all(torch.equal(found.model.state_dict()[key], average[key]) for key in average)
+
+
 def test_calibration_takes_training_images_all_over_the_split(monkeypatch):
     bands = data.load("bands", resolution=32, seed=0)
     taken = []

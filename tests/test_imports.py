@@ -79,7 +79,7 @@ DOORS = {
     },
     "torchvision": {"augment", "streaming"},
     "timm": {
-        *{"depthwise", "gates", "block", "model", "registry", "weights", "zoo", "training"},
+        *{"depthwise", "gates", "block", "model", "registry", "zoo", "training"},
         *{"augment", "streaming", "teacher", "retraining", "data.named", "spectra"},
         *{"exporting.subject", "exporting.pretrained"},
     },
@@ -101,7 +101,7 @@ DOORS = {
     },
     "fvcore": {"fvcore_count"},
     "onnxruntime": {"onnx_export", "exporting.int8"},
-    "safetensors": {"exporting.pretrained", "retraining"},
+    "safetensors": {"exporting.pretrained", "retraining", "weights"},
     "scipy": {"compare", "finalists", "ranking", "surrogate", "gain", "contrasts"},
     "matplotlib": {
         "picture",

@@ -8,6 +8,8 @@ from gmsearch.cost import halved
 from gmsearch.data.decoding import side_for
 from gmsearch.exporting.subject import Subject
 
+DEPLOYED = {"onnx": "model.onnx", "torch": "model.pt2"}  # with the fewest operators
+
 
 def write_card(subject: Subject, report: dict[str, Any]) -> str:
     """The text of the card; `report` is what check.json has."""
@@ -35,9 +37,11 @@ def _lines(subject: Subject, report: dict[str, Any]) -> Iterator[str]:
         "Multiply-adds of convolutions and linear layers count as one; activations are what these "
         "layers write for one image.\n"
     )
-    if report["deployed_macs"] < cost.macs:
+    deployed = [file for name, file in DEPLOYED.items() if name in report["formats"]]
+    if deployed and report["deployed_macs"] < cost.macs:
+        does = "does" if len(deployed) == 1 else "do"
         yield (
-            f"model.onnx and model.pt2 do the same with {report['deployed_macs']:,} MACs: 1x1 "
+            f"{' and '.join(deployed)} {does} the same with {report['deployed_macs']:,} MACs: 1x1 "
             "convolutions with nothing between them are one there.\n"
         )
     yield from _accuracy(subject, report)
@@ -102,7 +106,7 @@ def _accuracy(subject: Subject, report: dict[str, Any]) -> Iterator[str]:
             yield "minival is a part of the training images that is kept from training.\n"
         if "recipe" in facts:
             yield f"Recipe: AdamW, cosine; {', '.join(_recipe(facts))}.\n"
-    else:
+    elif small is None:
         yield "Nothing is known of it here.\n"
     if small is not None:
         yield (

@@ -45,13 +45,13 @@ class Quantised(NamedTuple):
 def data_for(subject: Subject, source: str | None) -> Int8Data:
     """The data to quantise with: `source`, or that of the run that the network comes from.
 
-    A full training has seen minival, so val is held out there. Raises UserError where it is not the
-    data of the network.
+    A full training has seen minival, and weights from a file may come from one, so val is held out
+    there. Raises UserError where it is not the data of the network.
     """
     settings = subject.settings
     if source is None:
         source = _source_of(settings)
-    official = isinstance(settings, FullTraining)
+    official = isinstance(settings, FullTraining) or subject.facts["kind"] == "file"
     load = data.load_official if official else data.load
     dataset = load(
         source,

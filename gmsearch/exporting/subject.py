@@ -248,7 +248,7 @@ def _read_result(file: Path) -> tuple[_Result, tuple[str, ...]]:
 def _origin(weights: Path | None, training: _Training | None) -> _Origin:
     if weights is not None:
         name = printable(weights.name)
-        words = f"The weights are those of the file {name}."
+        words = f"The weights are those of the file {name}, their average (EMA) if it holds one."
         facts = {"kind": "file", "file": name}
         return _Origin(read_weights(weights), weights, words, facts)
     if training is not None:

@@ -1,5 +1,6 @@
 """Recipes as files: those that ship, by name, and those of a user."""
 
+import re
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -41,7 +42,5 @@ def read_recipe(recipe: str) -> dict[str, Any]:
 
 def _number(value: Any) -> Any:
     """What YAML 1.1 takes for a text: 1e-3, which it wants to be 1.0e-3."""
-    try:
-        return float(value) if isinstance(value, str) and value[:1].isdigit() else value
-    except ValueError:
-        return value
+    is_number = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
+    return float(value) if is_number else value

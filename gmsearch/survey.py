@@ -83,7 +83,9 @@ def shares(result: Survey, budgets: np.ndarray) -> np.ndarray:
 
 
 def feasible_in_words(result: Survey, budget: int) -> str:
-    """The share of the settings within a budget, with its interval."""
+    """The share of the settings within a budget, with its interval where it is not known."""
+    if budget >= result.largest:
+        return f"budget {format_size(budget)}: every setting fits"
     share, low, high = 100 * shares(result, np.array([budget]))[0]
     return (
         f"budget {format_size(budget)}: {share:.1f} % of the settings fit "

@@ -220,6 +220,7 @@ def test_the_learning_rate_follows_the_square_root_of_the_batch():
         ("num_epochs: 2.5", r"num_epochs: 2.5 is no int"),
         ("flip: 1", r"flip: 1 is no bool"),
         ("lr: 1e9", r"r.yaml:1: lr is 1000000000.0; allowed"),
+        ("lr: -1e-3", r"r.yaml:1: lr is -0.001; allowed"),
         ("mixup: 0.2\nlr: 50", r"r.yaml:2: lr is 50; allowed"),
         ("- 3", "a recipe is a mapping"),
         ("", "the file is empty"),
@@ -316,6 +317,9 @@ def test_workers_and_parts_are_the_same_training():
     assert one.differences(other) == ["workers times accumulate is 2 there and 1 here"]
     one, two = (each.model_copy(update={"stream": True}) for each in (one, two))
     assert one.differences(two) == ["workers of a stream is 1 there and 2 here"]
+    one, two = (FullTraining(**{**both, "data": d}, data_digest="4a") for d in "xy")
+    assert one.differences(two) == []  # a pack that was moved
+    assert one.differences(two.model_copy(update={"data_digest": "4b"}))
     with pytest.raises(SettingsError, match="a part has one image, and norms need two"):
         FullTraining(**both, accumulate=24)
 

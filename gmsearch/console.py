@@ -18,6 +18,7 @@ from gmsearch.experiment import Experiment, Settings
 from gmsearch.record import ComparedNetwork, TrialRecord, front_of, half_interval
 from gmsearch.scatter import scatter
 from gmsearch.space import format_size
+from gmsearch.spending import epochs_promised
 
 RECENT = 8  # finished trials in the live table
 BEST = 8  # of the front in the live table; the picture has all of it
@@ -113,9 +114,8 @@ class Display:
     def _spent(self) -> str:
         """Trainings that have ended, one that was stopped early as a part of one."""
         num_epochs = self._settings.recipe.num_epochs
-        ended = [record for record in self._records if record.state != "running"]
-        stopped = [record.epochs / num_epochs for record in ended if record.state == "stopped"]
-        return f"{round(len(ended) - len(stopped) + sum(stopped), 1):g}"
+        ended = (record for record in self._records if record.state != "running")
+        return f"{round(epochs_promised(ended, num_epochs) / num_epochs, 1):g}"
 
     def _time_left(self) -> str:
         """From the mean epoch so far, with as many trials at once as now."""

@@ -1,9 +1,55 @@
-"""Device time that the trainings of a run take, and the limit that may be set to it."""
+"""What the trainings of a run spend: epochs, of which a search may spend so many, and device time,
+with the limit that may be set to it.
+"""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from gmsearch.experiment import Experiment
 from gmsearch.record import TrialRecord
+
+
+def epochs_promised(records: Iterable[TrialRecord], num_epochs: int) -> int:
+    """Epochs that trainings of `num_epochs` have taken, or may still take where they run; one that
+    fails has cost as much as any.
+    """
+    return sum(record.epochs if record.state == "stopped" else num_epochs for record in records)
+
+
+def epochs_left(experiment: Experiment, records: Iterable[TrialRecord]) -> int:
+    """Epochs that a search has neither spent nor promised to a training that runs."""
+    num_epochs = experiment.recipe.num_epochs
+    return experiment.trials * num_epochs - epochs_promised(records, num_epochs)
+
+
+def has_spent_all(experiment: Experiment, records: Sequence[TrialRecord]) -> bool:
+    """Whether a search has ended by its epochs: nothing runs, and what is left is too little for a
+    new network, and for what a stopped one that may be taken up again still needs.
+    """
+    left, num_epochs = epochs_left(experiment, records), experiment.recipe.num_epochs
+    taken_up = experiment.early_stop == "gated"
+    needed = [num_epochs - r.epochs for r in records if r.state == "stopped" and taken_up]
+    is_running = any(record.state == "running" for record in records)
+    return not is_running and left < min([num_epochs, *needed])
+
+
+def spent_in_words(experiment: Experiment, records: Sequence[TrialRecord]) -> str:
+    """How far a search is, as it counts: in trials, or in epochs where trials may be stopped."""
+    running = [record for record in records if record.state == "running"]
+    ended = [record for record in records if record.state != "running"]
+    if experiment.early_stop == "off":
+        return f"{len(ended):,} of {experiment.trials:,} trials have ended"
+    num_epochs = experiment.recipe.num_epochs
+    spent = epochs_promised(ended, num_epochs) + sum(record.epochs for record in running)
+    trials = "1 trial has" if len(ended) == 1 else f"{len(ended):,} trials have"
+    whole = "1 training has" if experiment.trials == 1 else f"{experiment.trials:,} trainings have"
+    words = (
+        f"{trials} ended, and {spent:,} of {experiment.trials * num_epochs:,} epochs, as many as "
+        f"{whole}, are spent"
+    )
+    if any(record.state == "failed" for record in ended):
+        words += " (one that failed counts as a whole one)"
+    return words
 
 
 class Meter:

@@ -55,7 +55,10 @@ class ByGain:
             rivals.append(self._strategy.propose())
         rates = [rival.rate for rival in rivals if rival is not None]
         best = max(rates, default=0.0)
-        why = f"{own.rate:.3g} expected for each epoch left, {best:.3g} elsewhere"
+        why = (
+            f"{own.rate:.3g} points of hypervolume expected for each epoch left, "
+            f"{best:.3g} elsewhere"
+        )
         return Verdict(own.rate >= best, why)
 
 

@@ -22,6 +22,7 @@ from gmsearch.record import Job, TrialRecord, is_learned
 from gmsearch.run import RunFolder
 from gmsearch.sampler import BudgetSampler, StrategySampler
 from gmsearch.space import SearchSpace
+from gmsearch.spending import epochs_left
 from gmsearch.stopping import ByGain, Halving, Stopping, rungs_of
 from gmsearch.storage import READ_ERRORS, first_line, open_to_write, place_of
 from gmsearch.stored import SETTINGS, check_owner, owner_of, record_of
@@ -198,14 +199,8 @@ class SearchStudy:
 
     @property
     def _epochs_left(self) -> int:
-        """Epochs that are not yet spent, nor promised to a training that runs; one that fails has
-        cost as much as any.
-        """
-        spent = (
-            record.epochs if record.state == "stopped" else self._num_epochs
-            for record in self.records.values()
-        )
-        return self._experiment.trials * self._num_epochs - sum(spent)
+        """Epochs that are not yet spent, nor promised to a training that runs."""
+        return epochs_left(self._experiment, self.records.values())
 
     @property
     def _may_start(self) -> bool:

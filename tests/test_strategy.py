@@ -25,6 +25,7 @@ from gmsearch.replay import replay
 from gmsearch.run import RunData, RunFolder, write_settings, write_trial
 from gmsearch.simulator import Simulation, simulate
 from gmsearch.space_file import read_space, read_space_data
+from gmsearch.spending import has_spent_all
 from gmsearch.stopping import ByGain, Halving, rungs_of
 from gmsearch.strategy import Strategy
 from gmsearch.study import SearchStudy
@@ -226,7 +227,7 @@ def test_a_training_goes_on_by_what_it_promises_and_not_by_its_size(learned):
             told = record(learned, neighbour, tops)
             verdict = ByGain(learned).verdict(told, [], left=90)
             verdicts[name, promise] = verdict.goes_on
-            assert "expected for each epoch left" in verdict.why
+            assert "points of hypervolume expected for each epoch left" in verdict.why
             del learned.known[neighbour.known.id]
             learned.__dict__.pop("_proposal", None)
     assert verdicts == {
@@ -296,7 +297,13 @@ def test_a_search_spends_what_it_was_given_and_no_more(stops, tmp_path):
     study = SearchStudy(
         RunFolder(tmp_path), settings(early_stop=stops), SPACE, storage=InMemoryStorage()
     )
-    done = run(study)
+
+    def told_as_it_is(_) -> bool:
+        told = has_spent_all(study._experiment, list(study.records.values()))
+        assert told == study.is_finished  # the study asks for more until it is
+        return False
+
+    done = run(study, stop_after=told_as_it_is)
     spent = sum(record.epochs for record in study.records.values())
     assert done.epochs == spent <= 11 * NUM_EPOCHS
     assert spent > 10 * NUM_EPOCHS  # what is left is less than any training needs

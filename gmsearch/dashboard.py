@@ -25,7 +25,7 @@ from bottle import Bottle, HTTPResponse
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import without_password
 from gmsearch.history import History, HistoryReader
-from gmsearch.notes import BEGINNING, FOREIGN, run_note, trial_note
+from gmsearch.notes import BEGINNING, FOREIGN, run_note, taken_up_note, trial_note
 from gmsearch.plots import front_figure, hypervolume_figure
 from gmsearch.record import TrialRecord
 from gmsearch.storage import READ_ERRORS, first_line, open_storage
@@ -164,6 +164,8 @@ class Overlay:
                 trial["note"] = _note(self._note_of(record, history))
                 within = [record.macs / history.experiment.budget - 1]
                 trial["constraints"] = trial["constraints"] or within
+            elif (again := history.taken_up_as(trial["number"])) is not None:
+                trial["note"] = _note(taken_up_note(*again))
             elif not trial["note"]["body"]:
                 trial["note"] = _note(BEGINNING if trial["state"] in UNDER_WAY else FOREIGN)
             trial["user_attrs"] = _short(trial["user_attrs"])
@@ -188,7 +190,7 @@ class Overlay:
         if record.number in self._notes:
             return self._notes[record.number]
         folder, experiment = history.folder.path, history.experiment
-        text = trial_note(record, folder, experiment, history.num_minival)
+        text = trial_note(record, folder, experiment, history.data)
         if record.state != "running":
             self._notes[record.number] = text
         return text

@@ -34,6 +34,7 @@ class History:
     records: list[TrialRecord]  # by number
     num_foreign: int  # trials of its study that it did not write
     sessions: list[dict[str, Any]]  # environment.json
+    successors: dict[int, int]  # trials that were stopped, and those that went on with them
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -49,6 +50,16 @@ class History:
     def front(self) -> list[TrialRecord]:
         """The trials that no other dominates, best top1 first."""
         return front_of(self.records, self.experiment.objectives)
+
+    def taken_up_as(self, number: int) -> tuple[int, TrialRecord] | None:
+        """The number of the trial that went on with a stopped one, and how that training stands
+        now, which may have been stopped and taken up more than once; None where nothing did.
+        """
+        last = number
+        while last < self.successors.get(last, last):  # a later trial goes on with an earlier one
+            last = self.successors[last]
+        found = next((record for record in self.records if record.number == last), None)
+        return None if last == number or found is None else (self.successors[number], found)
 
     @property
     def num_minival(self) -> int | None:
@@ -103,9 +114,16 @@ class HistoryReader:
 
     def read(self) -> History:
         """The search as it stands. Raises SettingsError for what cannot be read any more."""
-        records, num_foreign = self.study.read()
-        data, sessions = self.folder.data, self.folder.sessions()
-        return History(self.folder, self.experiment, data, records, num_foreign, sessions)
+        records, num_foreign, successors = self.study.read()
+        return History(
+            folder=self.folder,
+            experiment=self.experiment,
+            data=self.folder.data,
+            records=records,
+            num_foreign=num_foreign,
+            sessions=self.folder.sessions(),
+            successors=successors,
+        )
 
 
 def read_history(path: Path) -> History:

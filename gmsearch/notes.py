@@ -1,40 +1,77 @@
 """What a dashboard tells of a trial and of a run, as Markdown."""
 
 import shlex
+from functools import cache
 from pathlib import Path
 
 from gmsearch.architecture import Architecture
 from gmsearch.experiment import Experiment
+from gmsearch.recipe import Recipe
+from gmsearch.recipe_file import SHIPPED, read_recipe
 from gmsearch.record import TrialRecord, interval_of
+from gmsearch.run import RunData
 from gmsearch.space import format_size
+from gmsearch.spending import spent_in_words
 
 BARS = "▁▂▃▄▅▆▇█"
+# What a trial did that ended before its last epoch, by its state.
+ENDED_EARLY = {"failed": "failed", "stopped": "was stopped"}
 LONGEST_CURVE = 12  # epochs in a table; of a longer training, evenly chosen ones
 
 
-def trial_note(
-    record: TrialRecord, run: Path, experiment: Experiment, num_minival: int | None
-) -> str:
+def trial_note(record: TrialRecord, run: Path, experiment: Experiment, data: RunData | None) -> str:
     """All that is known of one trial, and what to type to go on with its network."""
-    id_, place = record.id, shlex.quote(str(run))
+    lines = lines_to_type(run, record.id, data)
     parts = [
-        _headline(record, experiment, num_minival),
+        _headline(record, experiment, None if data is None else data.minival),
         _layout(record),
         _costs(record, experiment.budget),
         _curve(record),
-        f"```\ngmsearch retrain {place} --id {id_}\ngmsearch export {place} --id {id_}\n```",
+        "\n".join(["```", *lines, "```"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def taken_up_note(number: int, now: TrialRecord) -> str:
+    """What is said of a trial that was stopped, and that trial `number` went on with; `now` is how
+    the training stands.
+    """
+    return (
+        f"### {now.id}: stopped\n\nStopped here, and taken up again as trial {number}: the note "
+        f"of trial {now.number} tells of its network.\n"
+    )
+
+
+def lines_to_type(run: Path, network_id: str, data: RunData | None) -> list[str]:
+    """Commands to go on with a network of a run. Where the run's images are fewer than a batch of
+    the recipe that `retrain` takes by default, the first names a recipe and a batch that fit.
+    """
+    place = shlex.quote(str(run))
+    fits = "" if data is None else _fitting_recipe(data.train + data.minival)
+    return [
+        f"gmsearch retrain {place} --id {network_id}{fits}",
+        f"gmsearch export {place} --id {network_id}",
+    ]
+
+
+@cache
+def _fitting_recipe(num_images: int) -> str:
+    """Flags of `retrain` for so many official training images, a blank before each."""
+    sizes = {name: Recipe(**read_recipe(name)).batch_size for name in SHIPPED}
+    if num_images >= sizes["paper"]:
+        return ""
+    if num_images >= sizes["quick"]:
+        return " --recipe quick"
+    return f" --recipe quick --batch-size {2 ** (num_images.bit_length() - 1)}"
+
+
 def run_note(experiment: Experiment, records: list[TrialRecord], num_foreign: int) -> str:
     """What the run searches, and how far it is."""
-    ended = sum(record.state != "running" for record in records)
     lines = [
-        f"Networks within **{format_size(experiment.budget)} MACs**, "
-        f"each trained {experiment.fidelity_in_words()}: {ended:,} trials "
-        f"have ended of up to {experiment.trials:,}, fewer where the budget leaves no more. Every "
-        "trial has a note with its network, costs and curve.",
+        f"Networks within **{format_size(experiment.budget)} MACs**; a training to its end is "
+        f"{experiment.fidelity_in_words()}. {spent_in_words(experiment, records)}; the run ends "
+        "sooner where its budget allows no other network. Every trial has a note with its network, "
+        "costs and curve.",
         "Top1 is that of a short training on minival, and not comparable with published figures. "
         "This page only reads: the search alone writes its study.",
     ]
@@ -66,9 +103,9 @@ def _headline(record: TrialRecord, experiment: Experiment, num_minival: int | No
     if record.baseline:
         title += f", the baseline {record.baseline}"
     lines = [title]
-    if record.reason:
+    if record.reason and record.state in ENDED_EARLY:
         reason = record.reason.replace("`", "'")
-        lines.append(f"It failed because: `{reason}`")
+        lines.append(f"It {ENDED_EARLY[record.state]} because: `{reason}`")
     if record.top1 is not None:
         top1 = f"**{record.top1:.1f} %**"
         if num_minival:

@@ -4,7 +4,7 @@ import gc
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,6 +22,14 @@ _STATES = {
     TrialState.FAIL: "failed",
     TrialState.PRUNED: "stopped",
 }
+
+
+class Stored(NamedTuple):
+    """What a study has of a run."""
+
+    records: list[TrialRecord]  # by number
+    num_foreign: int  # trials that the run did not write
+    successors: dict[int, int]  # the trial that goes on with a stopped one, which has no record
 
 
 class StudyReader:
@@ -52,18 +60,20 @@ class StudyReader:
             raise self._unreadable(error) from None
         check_owner(attributes, experiment, self._place)
 
-    def read(self) -> tuple[list[TrialRecord], int]:
-        """The trials by number, and how many there are that the run did not write."""
+    def read(self) -> Stored:
+        """The trials as they stand."""
         with _nothing_collected():
             try:
                 trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
             except READ_ERRORS as error:
                 raise self._unreadable(error) from None
-            again = [trial.user_attrs.get("continues") for trial in trials]
-            gone = {number for number in again if isinstance(number, int)}
-            records = [self._record(trial) for trial in trials if trial.number not in gone]
+            again = {trial.number: trial.user_attrs.get("continues") for trial in trials}
+            successors = {
+                before: number for number, before in again.items() if isinstance(before, int)
+            }
+            records = [self._record(trial) for trial in trials if trial.number not in successors]
         known = [record for record in records if record is not None]
-        return known, len(records) - len(known)
+        return Stored(known, len(records) - len(known), successors)
 
     def _record(self, trial: FrozenTrial) -> TrialRecord | None:
         if trial.number not in self._ended:
@@ -105,9 +115,8 @@ def _nothing_collected() -> Iterator[None]:
             gc.enable()
 
 
-def read_records(folder: RunFolder, experiment: Experiment) -> tuple[list[TrialRecord], int]:
-    """The trials of a run, which may go on meanwhile, and the number of those in its study that it
-    did not write. Nothing is written.
+def read_records(folder: RunFolder, experiment: Experiment) -> Stored:
+    """The trials of a run, which may go on meanwhile. Nothing is written.
 
     Raises SettingsError where there is no study, or another one.
     """

@@ -1,7 +1,9 @@
 """The dashboard as a browser and its user meet it."""
 
+import argparse
 import contextlib
 import json
+import shlex
 import shutil
 import signal
 import socket
@@ -12,6 +14,7 @@ import threading
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -20,9 +23,14 @@ import pytest
 from made_runs import BUDGET, curve, make_run, read_only
 
 from gmsearch.cli import main
+from gmsearch.cli.finals import add_verbs
+from gmsearch.cli.flags import recipe_said
 from gmsearch.dashboard import open_dashboard
 from gmsearch.history import read_history
-from gmsearch.notes import LONGEST_CURVE, sparkline, trial_note
+from gmsearch.notes import LONGEST_CURVE, lines_to_type, sparkline, trial_note
+from gmsearch.recipe import Recipe
+from gmsearch.recipe_file import read_recipe
+from gmsearch.run import RunData
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 CHROMIUM = Path("/usr/bin/chromium")
@@ -96,14 +104,14 @@ def test_the_page_and_every_trial_with_its_note_and_constraint(run):
     assert [trial["state"] for trial in told["trials"]] == ["Complete"] * 4 + ["Fail", "Running"]
     for trial, record in zip(told["trials"], study.records.values(), strict=True):
         note = trial["note"]["body"]
-        for verb in ("retrain", "export"):
-            assert f"gmsearch {verb} {folder.path} --id {record.id}\n" in note
+        for verb, flags in (("retrain", " --recipe quick"), ("export", "")):
+            assert f"gmsearch {verb} {folder.path} --id {record.id}{flags}\n" in note
         for stage in record.network.stages:
             assert stage.gate_in_words() in note
         assert trial["constraints"] == [record.macs / BUDGET - 1]
-    assert "because: `the loss is 'nan'`" in told["trials"][4]["note"]["body"]
+    assert "It failed because: `the loss is 'nan'`" in told["trials"][4]["note"]["body"]
     assert "**60.0 %** (55.6 to 64.2) on minival after 2 of 6" in told["trials"][0]["note"]["body"]
-    assert "5 trials have ended of up to 99, " in told["note"]["body"]
+    assert "5 trials have ended, and 30 of 594 epochs, as many as 99 " in told["note"]["body"]
     assert {each["id"] for each in told["plotly_graph_objects"]} == {"front", "hypervolume"}
 
 
@@ -182,6 +190,44 @@ def test_a_trial_that_lacks_an_attribute_does_not_stop_the_others(run, missing):
     assert "retrain" in told["trials"][1]["note"]["body"]
 
 
+def test_a_stopped_trial_says_why_and_as_which_it_was_taken_up_again(run):
+    folder, study = run
+
+    def stop(number):
+        study.report(number, curve(7.0, 8.0))
+        study.records[number] = replace(study.records[number], reason="0.1 here, 0.2 elsewhere")
+        return study.tell_stopped(number)
+
+    job = study.ask()
+    numbers = [job.number]
+    for _ in range(2):
+        numbers.append(study._take_up(stop(numbers[-1])).number)
+    with served(folder.path) as server:
+        notes = [detail(server)["trials"][number]["note"]["body"] for number in numbers]
+    for note, later in zip(notes, numbers[1:], strict=False):
+        assert f"{job.network.id}: stopped\n" in note
+        assert f"Stopped here, and taken up again as trial {later}: " in note
+        assert f"the note of trial {numbers[-1]} tells" in note
+    assert f"{job.network.id}: running\n" in notes[-1] and "because" not in notes[-1]
+    stop(numbers[-1])
+    with served(folder.path) as server:
+        last = detail(server)["trials"][numbers[-1]]["note"]["body"]
+    assert "It was stopped because: `0.1 here, 0.2 elsewhere`" in last and "failed" not in last
+
+
+@pytest.mark.parametrize("num_images", [2, 100, 127, 128, 1_500, 2_047, 2_048, 10**6])
+def test_the_line_to_retrain_has_a_batch_that_fits_the_images(num_images):
+    data = RunData(num_images - 1, 1, ("a", "b"))
+    line, _ = lines_to_type(Path("my runs/r"), "x", data)
+    parser = argparse.ArgumentParser()
+    add_verbs(parser.add_subparsers())
+    said = parser.parse_args(shlex.split(line)[1:])
+    recipe = Recipe(**{**read_recipe(said.recipe), **recipe_said(said)})
+    assert recipe.batch_size <= num_images  # or `retrain` refuses it
+    assert (said.recipe == "paper") == (num_images >= 2_048)
+    assert said.folder == Path("my runs/r") and said.ids == ["x"]
+
+
 def test_a_run_from_before_notes_has_them_too(run):
     folder, _ = run
     with sqlite3.connect(folder.study_file) as opened:
@@ -208,7 +254,7 @@ def test_an_empty_study_is_a_page(tmp_path):
     folder, _ = make_run(tmp_path / "r", [])
     with served(folder.path) as server:
         told = detail(server)
-    assert told["trials"] == [] and "0 trials have ended of up to 99" in told["note"]["body"]
+    assert told["trials"] == [] and "0 trials have ended, and 0 of 594 " in told["note"]["body"]
 
 
 def test_a_study_elsewhere_and_all_studies_of_a_storage(run, tmp_path):
@@ -429,7 +475,7 @@ def test_the_note_of_a_long_training_has_some_of_its_epochs(run):
     folder, study = run
     history = read_history(folder.path)
     study.report(5, curve(*(i / 4 for i in range(300))))
-    note = trial_note(study.records[5], folder.path, history.experiment, 500)
+    note = trial_note(study.records[5], folder.path, history.experiment, history.data)
     (heads,) = (line for line in note.splitlines() if line.startswith("| epoch"))
     epochs = [int(cell) for cell in heads.split("|")[2:-1]]
     assert len(epochs) == LONGEST_CURVE and (epochs[0], epochs[-1]) == (1, 300)

@@ -25,7 +25,7 @@ from gmsearch.record import interval_of, tied
 from gmsearch.report.account import account_of, account_rows, checklist
 from gmsearch.report.charts import curves_figure, some_trials
 from gmsearch.report.drawing import ACTIVATION, GATE, steps
-from gmsearch.report.page import lead
+from gmsearch.report.page import lead, warnings
 from gmsearch.report.tables import curves_table
 from gmsearch.run import RunData, RunFolder, write_settings
 from gmsearch.space_file import read_space_data
@@ -37,10 +37,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalW
 
 
 def make_run(path: Path, ends: str, sampler: str = "random", **settings) -> Path:
-    """A run with a trial for each letter: c complete, f failed, r running, s stopped."""
+    """A run with a trial for each letter: c complete, f failed, r running, s stopped. What is
+    stopped is not taken up again, unless `early_stop` says so.
+    """
     folder = RunFolder(path)
     told = {"name": path.name, "space": read_space_data(TINY), "budget": BUDGET}
-    told |= {"trials": 12, "sampler": sampler, **settings}
+    told |= {"trials": 12, "sampler": sampler, "early_stop": "asha", **settings}
     experiment = make_settings(Experiment, told)
     write_settings(folder, experiment, RunData(4500, 500, ("a", "b")))
     study = SearchStudy(folder, experiment, experiment.search_space(folder.experiment_file))
@@ -52,8 +54,7 @@ def make_run(path: Path, ends: str, sampler: str = "random", **settings) -> Path
         elif end == "f":
             study.tell_failed(number, "out of <memory>")
         elif end == "s":
-            study._note_curve(study.records[number])
-            study._study.tell(number, state=optuna.trial.TrialState.PRUNED)
+            study.tell_stopped(number)
     return path
 
 
@@ -159,9 +160,26 @@ def test_the_account_does_not_say_who_wrote_what_the_search_does_not_know(tmp_pa
 
 
 def test_the_sentence_at_the_top_counts_baselines_apart(run, tmp_path):
-    assert lead(read_history(run)).startswith("6 networks proposed by random and 2 baselines, ")
+    assert lead(read_history(run)).startswith(
+        "9 networks proposed by random (6 trained to the end, 1 stopped early, 1 failed, 1 still "
+        "training) and 2 baselines, within 30M MACs; a training to its end is 6 epochs "
+    )
     one = make_run(tmp_path / "one", "fcc")
     assert lead(read_history(one)).startswith("1 network proposed by random and 1 baseline, ")
+
+
+def test_a_run_is_over_when_its_epochs_are_spent_and_not_its_number_of_trials(tmp_path):
+    part = make_run(tmp_path / "part", "ccssss", trials=5)  # 2 * 6 + 4 * 2 of 30 epochs
+    assert warnings(read_history(part))[0].startswith(
+        "6 trials have ended, and 20 of 30 epochs, as many as 5 trainings have, are spent: the run "
+        "goes on, was stopped, "
+    )
+    done = make_run(tmp_path / "done", "ccs", trials=3)  # 14 of 18 epochs, and 4 train nothing new
+    assert warnings(read_history(done)) == []
+    again = make_run(tmp_path / "again", "ccs", trials=3, early_stop="gated")  # 4 end the stopped
+    assert warnings(read_history(again))[0].startswith("3 trials have ended, and 14 of 18 epochs, ")
+    off = make_run(tmp_path / "off", "ccf", trials=4, early_stop="off")
+    assert warnings(read_history(off))[0].startswith("3 of 4 trials have ended: ")
 
 
 def test_lines_to_type_have_their_path_quoted(tmp_path):
@@ -182,7 +200,8 @@ def test_any_state_of_a_run_has_a_report(tmp_path, ends, capsys):
     assert main(["report", str(run)]) == 0
     found = page(run)
     said = " ".join(found.texts)
-    assert f"{len(ends.replace('r', ''))} of 12 trials have ended" in said
+    assert "has ended, and " in said or "trials have ended, and " in said
+    assert " of 72 epochs, as many as 12 trainings have, are spent" in said
     if "c" not in ends:
         assert "No trial is trained to its last epoch yet" in said
     if ends in ("f", "ff", "s"):

@@ -157,7 +157,7 @@ def test_what_is_read_of_a_study_is_what_its_writer_knows(open_study, experiment
     foreign = optuna.load_study(storage=f"sqlite:///{tmp_path}/r/study.db", study_name="r")
     for notes in ({}, {"id": "x", "architecture": {}}):
         foreign.add_trial(optuna.create_trial(values=[1.0, 2.0], user_attrs=notes))
-    found, others = read_records(RunFolder(tmp_path / "r"), experiment)
+    found, others, _ = read_records(RunFolder(tmp_path / "r"), experiment)
     assert others == 2 and [record.state for record in found] == ["complete", "failed", "running"]
     for record in found[:2]:
         assert record == study.records[record.number]
@@ -297,7 +297,7 @@ def test_a_study_in_a_journal_survives_a_torn_line_and_is_no_other_runs(tmp_path
     assert again.ask().number == number
     again.report(number, curve(10.0))
     again.tell(number)
-    (record,), _ = read_records(folder, read_settings(folder.experiment_file))
+    (record,), *_ = read_records(folder, read_settings(folder.experiment_file))
     assert record.state == "complete"
     other = RunFolder(tmp_path / "other")
     write_settings(other, kept, RunData(90, 10, ("a", "b")))

@@ -1,7 +1,7 @@
 """report.html: all that a run tells, in one file that needs no network."""
 
 import io
-import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from gmsearch.band_picture import bands_figure
 from gmsearch.certificate import read_certificate
 from gmsearch.finalists import Finalist, correlation_in_words
 from gmsearch.history import History
+from gmsearch.notes import lines_to_type
 from gmsearch.palette import COST_WORDS
 from gmsearch.plots import front_figure, hypervolume_figure
 from gmsearch.radii import is_band
@@ -24,6 +25,7 @@ from gmsearch.report.drawing import draw_best
 from gmsearch.report.pictures import band_effects_figure, band_lines, objectives_figure
 from gmsearch.report.tables import Tables
 from gmsearch.space import format_size
+from gmsearch.spending import has_spent_all, spent_in_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +46,13 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "share": ("share", "{:.0%}".format),
     "range": ("95 %", str),
 }
+# What became of a proposed network, by the state of its trial.
+BECAME = {
+    "complete": "trained to the end",
+    "stopped": "stopped early",
+    "failed": "failed",
+    "running": "still training",
+}
 LEFT = ("id", "gates", "factor", "tie", "range")
 
 
@@ -60,7 +69,6 @@ def page_of(
     )
     return environment.get_template("page.html").render(
         name=history.experiment.name,
-        run=shlex.quote(str(history.folder.path)),
         lead=lead(history),
         warnings=warnings(history),
         plotly=get_plotlyjs(),
@@ -88,11 +96,17 @@ def lead(history: History) -> str:
     """What the run is, in a sentence."""
     experiment = history.experiment
     baselines = sum(record.baseline is not None for record in history.complete)
-    networks = _counted(len(history.complete) - baselines, "network")
+    proposed = [record for record in history.records if record.baseline is None]
     beside = f" and {_counted(baselines, 'baseline')}" if baselines else ""
+    within = f"within {format_size(experiment.budget)} MACs"
+    states = Counter(record.state for record in proposed)
+    became = [f"{states[state]:,} {words}" for state, words in BECAME.items() if states[state]]
+    networks = f"{_counted(len(proposed), 'network')} proposed by {experiment.sampler}"
+    fidelity = experiment.fidelity_in_words()
+    if set(states) <= {"complete"}:
+        return f"{networks}{beside}, {within}, {fidelity} each."
     return (
-        f"{networks} proposed by {experiment.sampler}{beside}, within "
-        f"{format_size(experiment.budget)} MACs, {experiment.fidelity_in_words()} each."
+        f"{networks} ({', '.join(became)}){beside}, {within}; a training to its end is {fidelity}."
     )
 
 
@@ -102,15 +116,15 @@ def _counted(count: int, noun: str) -> str:
 
 def warnings(history: History) -> list[str]:
     """What a reader has to know before the figures."""
-    running = sum(record.state == "running" for record in history.records)
-    wanted, ended = history.experiment.trials, len(history.records) - running
+    experiment, records = history.experiment, history.records
     lines = []
-    if ended < wanted:
+    if not has_spent_all(experiment, records):
         lines.append(
-            f"{ended:,} of {wanted:,} trials have ended: the run goes on, was stopped, or has "
-            "tried all that its budget allows; all below is of what it has so far."
+            f"{spent_in_words(experiment, records)}: the run goes on, was stopped, or has tried "
+            "all that its budget allows; all below is of what it has so far."
         )
-    if history.records and not history.complete and not running:
+    is_running = any(record.state == "running" for record in records)
+    if records and not history.complete and not is_running:
         lines.append("No trial was trained to its last epoch: every one failed or was stopped.")
     return lines
 
@@ -210,7 +224,8 @@ def _drawings(history: History) -> Iterator[dict[str, Any]]:
     """The first of the front as diagrams."""
     for record, figure in draw_best(history):
         title = f"{record.id}: top1 {record.top1:.1f} %, {format_size(record.macs)} MACs"
-        yield {"id": record.id, "title": title, "svg": _svg(figure)}
+        lines = lines_to_type(history.folder.path, record.id, history.data)
+        yield {"title": title, "svg": _svg(figure), "lines": lines}
 
 
 def _svg(figure: "Figure") -> str:

@@ -336,6 +336,16 @@ class FullTraining(BaseModel, Watching):
                 del there[place], here[place]
         return _differences(there, here)
 
+    @property
+    def fidelity(self) -> dict[str, Any]:
+        """What two full trainings must have alike for their top1 to be compared, such as
+        `{"data": "63c96e655571", "resolution": 64, "num_epochs": 30, …}`. Seeds and workers may
+        differ.
+        """
+        told = self.model_dump(mode="json")
+        alike = {name: told[name] for name in ("resolution", "teacher", "synchronised", "stream")}
+        return {"data": self.data_digest or self.data, **alike, **told["recipe"]}
+
     def _as_trained(self) -> dict[str, Any]:
         told = self.model_dump(mode="json")
         workers, accumulate = told.pop("workers"), told.pop("accumulate")

@@ -44,7 +44,8 @@ FLOORS = (
         *{"decisions", "simulator"},
     },
     {
-        *{"search", "compare", "profile", "finalists", "predict", "history"},
+        *{"search", "compare", "profile", "finalists", "agreement", "full_training"},
+        *{"predict", "history"},
         *{"certificate", "proxy", "plan"},
         *{"trained", "band_accuracy", "inside", "reproduce"},
         *{"plots", "dashboard"},
@@ -96,13 +97,13 @@ DOORS = {
     "pydantic": {"reading", "space_file", "experiment", "claims"},
     "yaml": {"reading", "experiment"},
     "rich": {
-        *{"console", "progress", "session", "profile", "finalists", "report.text"},
+        *{"console", "progress", "session", "profile", "agreement", "full_training", "report.text"},
         *{"certificate", "proxy", "plan", "band_accuracy", "reproduce"},
     },
     "fvcore": {"fvcore_count"},
     "onnxruntime": {"onnx_export", "exporting.int8"},
     "safetensors": {"exporting.pretrained", "retraining", "weights"},
-    "scipy": {"compare", "finalists", "ranking", "surrogate", "gain", "contrasts"},
+    "scipy": {"compare", "agreement", "ranking", "surrogate", "gain", "contrasts"},
     "matplotlib": {
         "picture",
         "band_picture",

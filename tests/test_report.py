@@ -18,16 +18,17 @@ from strategies import stages
 
 from gmsearch.architecture import gated_blocks
 from gmsearch.cli import main
-from gmsearch.experiment import Experiment, make_settings
+from gmsearch.experiment import Experiment, FullTraining, make_settings
 from gmsearch.history import read_history
 from gmsearch.plots import hypervolume_figure
+from gmsearch.recipe import Recipe
 from gmsearch.record import interval_of, tied
 from gmsearch.report.account import account_of, account_rows, checklist
 from gmsearch.report.charts import curves_figure, some_trials
 from gmsearch.report.drawing import ACTIVATION, GATE, steps
 from gmsearch.report.page import lead, warnings
 from gmsearch.report.tables import curves_table
-from gmsearch.run import RunData, RunFolder, write_settings
+from gmsearch.run import RunData, RunFolder, write_settings, write_trial
 from gmsearch.space_file import read_space_data
 from gmsearch.study import SearchStudy
 
@@ -266,6 +267,7 @@ def test_the_essentials_in_a_terminal(reported, capsys):
 def test_what_was_trained_in_full_is_beside_what_was_searched(tmp_path):
     run = make_run(tmp_path / "r", "ccc")
     records = read_history(run).records
+    whole = {"data": "x", "resolution": 32, "recipe": Recipe(num_epochs=30)}
     for record, top1 in zip(records, (50.0, 60.0, 70.0), strict=True):
         RunFolder(run).trial_folder(record.id).mkdir(parents=True)
         network = json.dumps({"format": 1, **record.network.to_dict()})
@@ -273,9 +275,24 @@ def test_what_was_trained_in_full_is_beside_what_was_searched(tmp_path):
         (run / "retrained" / record.id).mkdir(parents=True)
         result = {"id": record.id, "seed": 0, "epochs": 30, "raw": {"top1": top1, "top5": 90.0}}
         (run / "retrained" / record.id / "result.json").write_text(json.dumps(result))
+        settings_file = run / "retrained" / record.id / "settings.yaml"
+        settings_file.write_text(FullTraining(**whole).to_yaml())
+        write_trial(RunFolder(run).trial_folder(record.id), record.network, record.curve)
     assert main(["report", str(run)]) == 0
     (table,) = [t for t in page(run).tables if "searched, %" in t[0]]
     assert [row[2] for row in table[1:]] == ["70.0", "60.0", "50.0"]
+    assert table[1][1] == "34.0 after 2 of 6 epochs" and "settings" not in table[0]
+    settings_file.write_text(FullTraining(**{**whole, "resolution": 64}).to_yaml())  # of the best
+    assert main(["report", str(run)]) == 0
+    (table,) = [t for t in page(run).tables if "searched, %" in t[0]]
+    place = table[0].index("settings")
+    assert [row[place] for row in table[1:]] == ["1", "2", "2"]
+    assert "(1: resolution 64; 2: resolution 32)" in " ".join(page(run).texts)
+    saved = pd.read_csv(run / "report" / "retrained.csv")
+    assert list(saved.differs) == ["resolution 64", "resolution 32", "resolution 32"]
+    assert list(saved.settings) == [1, 2, 2] and list(saved.epochs) == [30] * 3
+    assert set(saved.searched_epochs) == {2} and set(saved.searched_of) == {6}
+    assert saved.searched[0] == 34.0
     (run / "retrained" / records[0].id / "result.json").write_text("{")
     assert main(["report", str(run)]) == 2
 

@@ -26,7 +26,8 @@ from gmsearch import data, retraining
 from gmsearch.cli import main
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import FullTraining
-from gmsearch.finalists import choose, compare_classes
+from gmsearch.finalists import choose
+from gmsearch.full_training import compare_classes
 from gmsearch.network import Peer
 from gmsearch.progress import following
 from gmsearch.recipe import Recipe, learning_rate, peak_learning_rate
@@ -296,6 +297,19 @@ def test_mistakes_are_one_line(run, images, capsys, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(run, bare, ignore=shutil.ignore_patterns("front.json", "retrained"))
     assert "has no front yet" in mistake(f"retrain {bare} --top 1 --recipe quick", capsys)
+
+
+def test_baselines_that_are_not_on_record_are_told(run, capsys, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("retrained"))
+    line, file = f"retrain {copy} --top 1 --with-baselines --recipe quick", copy / "trials.csv"
+    rows = [row for row in file.read_text().splitlines() if ",GmNet," not in row]
+    file.write_text("\n".join(row for row in rows if ",no gates," not in row) + "\n")
+    assert f"--with-baselines: {file} has none; leave it out" in mistake(line, capsys)
+    file.unlink()
+    error = mistake(line, capsys)
+    assert f"{file} is not there, which names them; `gmsearch resume {copy}` writes it" in error
+    assert not (copy / "retrained").exists()
 
 
 def test_a_training_that_was_begun_otherwise_is_refused(run, capsys):

@@ -89,7 +89,7 @@ def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
 
 
 def _retrain(arguments: argparse.Namespace) -> int:
-    from gmsearch import finalists
+    from gmsearch import finalists, full_training
     from gmsearch.console import make_console
     from gmsearch.session import load_official
     from gmsearch.teacher import load_teacher
@@ -127,14 +127,14 @@ def _retrain(arguments: argparse.Namespace) -> int:
     dataset = load_official(settings, console)
     settings = settings.model_copy(update={"data_digest": dataset.digest})
     if not arguments.other_classes:
-        differ = finalists.compare_classes(run, dataset, source)
+        differ = full_training.compare_classes(run, dataset, source)
         if differ is not None:
             console.print(differ, soft_wrap=True)
     if settings.teacher is not None:
         load_teacher(settings.teacher, dataset.classes, settings.resolution)
-    finalists.check(chosen, settings, dataset)
+    full_training.check(chosen, settings, dataset)
     with run.locked():
-        finalists.retrain_finalists(chosen, settings, dataset, console, arguments.address)
+        full_training.retrain_finalists(chosen, settings, dataset, console, arguments.address)
     return 0
 
 

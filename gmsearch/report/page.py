@@ -10,9 +10,10 @@ import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
+from gmsearch.agreement import correlation_in_words
 from gmsearch.band_picture import bands_figure
 from gmsearch.certificate import read_certificate
-from gmsearch.finalists import Finalist, correlation_in_words
+from gmsearch.finalists import Finalist
 from gmsearch.history import History
 from gmsearch.notes import lines_to_type
 from gmsearch.palette import COST_WORDS
@@ -37,11 +38,12 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "tie": ("", lambda tie: "tie" if tie else ""),
     **{cost: (words, format_size) for cost, words in COST_WORDS.items()},
     "gates": ("gates", str),
-    "searched": ("searched, %", "{:.1f}".format),
+    "searched": ("searched, %", str),
     "top5": ("top5, %", "{:.1f}".format),
     "raw": ("top1 raw, %", "{:.1f}".format),
     "epochs": ("epochs", "{:,}".format),
     "seed": ("seed", str),
+    "settings": ("settings", str),
     "factor": ("choice", str),
     "share": ("share", "{:.0%}".format),
     "range": ("95 %", str),
@@ -78,8 +80,8 @@ def page_of(
         front_note=front_note(history),
         proxy_note=proxy_note(history),
         baselines=told(tables.baselines),
-        retrained=told(tables.retrained),
-        correlation=correlation_in_words(list(finalists)),
+        retrained=told(_with_epochs(tables.retrained, finalists)),
+        correlation=correlation_in_words(finalists),
         statements=[] if tables.effects is None else tables.statements,
         effects_note=effects_note(tables),
         importance=told(_with_range(tables.importance)),
@@ -244,6 +246,19 @@ def _with_range(importance: pd.DataFrame | None) -> pd.DataFrame | None:
         return None
     words = [f"{row.low:.0%} to {row.high:.0%}" for row in importance.itertuples()]
     return importance.assign(range=words)[["factor", "share", "range"]]
+
+
+def _with_epochs(
+    retrained: pd.DataFrame | None, finalists: Sequence[Finalist]
+) -> pd.DataFrame | None:
+    """What the search saw, with its epochs where it stopped before the last; settings where they
+    differ.
+    """
+    if retrained is None:
+        return None
+    searched = {finalist.id: finalist.searched_in_words for finalist in finalists}
+    told = retrained.assign(searched=retrained.id.map(searched))
+    return told if retrained.settings.nunique() > 1 else told.drop(columns="settings")
 
 
 def told(table: pd.DataFrame | None) -> dict[str, Any] | None:

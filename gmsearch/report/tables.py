@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 
 import pandas as pd
 
+from gmsearch.agreement import differences, settings_of
 from gmsearch.effects import Effects, effects_by_band, effects_of
 from gmsearch.finalists import Finalist, figures
 from gmsearch.history import History, labels_of
@@ -102,9 +103,12 @@ def band_effects_table(found: Mapping[str, Effects]) -> pd.DataFrame:
 
 
 def retrained_table(finalists: Sequence[Finalist]) -> pd.DataFrame:
-    """What was trained in full, beside what the search found of it."""
+    """What was trained in full, beside what the search found of it, and after how many epochs; rows
+    with one number of settings were trained alike.
+    """
     rows = []
-    for finalist in finalists:
+    numbers, differ = settings_of(finalists), differences(finalists)
+    for finalist, number in zip(finalists, numbers, strict=True):
         result = finalist.result
         if result is None:
             continue
@@ -113,11 +117,15 @@ def retrained_table(finalists: Sequence[Finalist]) -> pd.DataFrame:
             {
                 "id": finalist.id,
                 "searched": finalist.searched,
+                "searched_epochs": finalist.searched_epochs,
+                "searched_of": finalist.whole_epochs,
                 "top1": best["top1"],
                 "top5": best["top5"],
                 "raw": result["raw"]["top1"],
                 "epochs": result["epochs"],
                 "seed": result["seed"],
+                "settings": number,
+                "differs": differ.get(number, ""),
                 "gates": finalist.words,
             }
         )

@@ -2,9 +2,10 @@
 
 from rich.console import Console
 
+from gmsearch.agreement import correlation_in_words, finalists_table
 from gmsearch.console import answer
 from gmsearch.effects import effects_by_band, effects_of
-from gmsearch.finalists import correlation_in_words, finalists_table, trained_in_full
+from gmsearch.finalists import trained_in_full
 from gmsearch.history import History
 from gmsearch.record import band_cost_in_words
 from gmsearch.report.account import account_of, account_rows

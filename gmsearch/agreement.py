@@ -65,7 +65,7 @@ def correlation_in_words(finalists: Sequence[Finalist]) -> str:
     parts = []
     if told:
         listed = "; ".join(f"{number}: {words or 'on record'}" for number, words in told.items())
-        parts.append(f"trained with different settings ({listed}), of which each has its own order")
+        parts.append(f"trained with different settings ({listed}), and compared within each")
     for number in dict.fromkeys(each for each in numbers if each != UNKNOWN):
         alike = [f for f, other in zip(finalists, numbers, strict=True) if other == number]
         parts.append((f"settings {number}: " if told else "") + _order_in_words(alike))

@@ -20,7 +20,16 @@ from pydantic import (
 
 from gmsearch.architecture import STRIDE
 from gmsearch.errors import SettingsError
-from gmsearch.radii import Watch, bins, check_radii, check_radius, corner, is_band, radius_of
+from gmsearch.radii import (
+    Watch,
+    band_meant,
+    bins,
+    check_radii,
+    check_radius,
+    corner,
+    is_band,
+    radius_of,
+)
 from gmsearch.reading import Document, read_yaml
 from gmsearch.recipe import Recipe
 from gmsearch.space import SearchSpace
@@ -205,6 +214,8 @@ class Experiment(Settings):
         """Raises SettingsError."""
         for name in self.objectives:
             if name != "top1" and name not in COSTS and not is_band(name):
+                if meant := band_meant(name):
+                    raise SettingsError(f"objective {name!r}: write {meant}, as tables have it")
                 raise SettingsError(
                     f"objective {name!r}; allowed: top1, {', '.join(COSTS)}, and bands such as "
                     "high12, with a radius at 224 px"

@@ -58,25 +58,37 @@ def band_names(radii: Iterable[float]) -> list[str]:
 
 
 def is_band(name: str) -> bool:
-    return re.fullmatch(rf"({'|'.join(SIDES)})\d+(\.\d+)?", name) is not None
+    """Whether `band_names` gives this name; high12.0 is none, so that a part has one name."""
+    return band_meant(name) == name
+
+
+def band_meant(name: str) -> str | None:
+    """The name of the part that was meant: high12 by high12.0; None where it is that of none."""
+    told = re.fullmatch(rf"({'|'.join(SIDES)})(\d+(\.\d+)?)", name)
+    return None if told is None else f"{told[1]}{float(told[2]):g}"
 
 
 def radius_of(name: str) -> float:
     """The published radius of a part such as `high12`. Raises SettingsError."""
     if not is_band(name):
-        raise SettingsError(f"{name!r} is no band; write low12 or high12, with a radius at 224 px")
+        meant = band_meant(name) or "low12 or high12, with a radius at 224 px"
+        raise SettingsError(f"{name!r} is no band; write {meant}")
     return float(name.removeprefix("low").removeprefix("high"))
 
 
 def check_radii(radii: Iterable[float]) -> tuple[float, ...]:
-    """Published radii, sorted, each once. Raises SettingsError where one leaves a part empty at
-    every size.
+    """Published radii as the names of their parts have them, six digits at most; sorted, each once.
+    Raises SettingsError where one leaves a part empty at every size, or has no such name.
     """
-    known = tuple(sorted(set(radii)))
+    known = tuple(sorted({float(f"{radius:g}") for radius in radii}))
     if not known:
         raise SettingsError("no radius given; the published ones are 12,24,36")
     for radius in known:
         check_radius(radius, corner(PUBLISHED_SIZE, PUBLISHED_SIZE), f"at {PUBLISHED_SIZE} px")
+        if not all(map(is_band, band_names([radius]))):
+            raise SettingsError(
+                f"radius {radius:g}: too small; give 0.0001 or more, such as 12 at 224 px"
+            )
     return known
 
 
@@ -88,7 +100,11 @@ def corner(height: int, width: int) -> float:
 
 def check_radius(radius: float, corner: float, where: str) -> None:
     """Raises SettingsError for a radius, in bins, with nothing inside or nothing outside."""
-    if not math.isfinite(radius) or radius <= 0:
+    if not math.isfinite(radius):
+        raise SettingsError(
+            f"radius {radius:g}: not a number of bins; give one such as 12 at 224 px"
+        )
+    if radius <= 0:
         raise SettingsError(
             f"radius {radius:g}: no frequency is lower; give one above 0, such as 12 at 224 px"
         )

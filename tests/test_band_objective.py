@@ -240,6 +240,8 @@ def test_a_band_that_is_an_objective_is_watched_on_all_of_minival():
         ("high12,macs", "allowed: top1, then one of"),
         ("top1,macs,high12,high12", "allowed: top1, then one of"),
         ("top1,macs,high", "objective 'high'; allowed: top1, macs, params, activations, and bands"),
+        ("top1,macs,high12.0", "objective 'high12.0': write high12, as tables have it"),
+        ("top1,macs,high12,high12.0", "objective 'high12.0': write high12"),
         ("top1,macs,high0", "radius 0: no frequency is lower"),
         ("top1,macs,high200", "radius 200 at 224 px: the highest frequency lies at 158.4"),
         ("top1", "allowed: top1, then one of"),

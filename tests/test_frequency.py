@@ -136,10 +136,32 @@ def test_names_of_parts():
     for wrong in ("high", "mid12", "high-3", "high12px", "top1", "high1e2", "high12."):
         with pytest.raises(SettingsError, match="is no band"):
             radius_of(wrong)
+    for other, meant in (("high12.0", "high12"), ("low012", "low12"), ("low7.50", "low7.5")):
+        with pytest.raises(SettingsError, match=f"'{other}' is no band; write {meant}"):
+            radius_of(other)
     assert check_radii([36, 12, 12.0]) == (12, 36)
-    for wrong in ([], [0], [12, -1], [159], [float("inf")]):
-        with pytest.raises(SettingsError):
+    assert check_radii([12, 12.0000001]) == (12,)
+    for wrong, message in (
+        ([], "no radius given"),
+        ([0], "radius 0: no frequency is lower"),
+        ([12, -1], "radius -1: no frequency is lower"),
+        ([159], "radius 159 at 224 px: the highest frequency lies at 158.4"),
+        ([158.3918], "radius 158.4 at 224 px: the highest frequency lies at 158.4"),
+        ([1e-5], "radius 1e-05: too small; give 0.0001 or more"),
+        ([math.inf], "radius inf: not a number of bins"),
+        ([12, math.nan], "radius nan: not a number of bins"),
+    ):
+        with pytest.raises(SettingsError, match=message):
             check_radii(wrong)
+
+
+@given(st.lists(st.floats(1e-4, 158.39), min_size=1, max_size=5))
+def test_radii_that_pass_have_names_that_can_be_read_back(radii):
+    known = check_radii(radii)
+    assert [radius_of(name) for name in band_names(known)] == [r for r in known for _ in range(2)]
+    for radius in radii:
+        assert min(abs(near / radius - 1) for near in known) <= 5.1e-6  # six digits
+    assert check_radii(known) == known
 
 
 def test_energy_shares_of_waves_of_known_energy():

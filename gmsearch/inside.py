@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gmsearch import data
 from gmsearch.console import make_console
@@ -25,7 +26,8 @@ from gmsearch.progress import reading
 from gmsearch.spectra import BEFORE, PLACES, PRODUCT, StageSpectra, measure_spectra
 from gmsearch.spectra_figures import draw_falls, draw_inside, draw_support, write_figure
 
-BATCH = 16  # images; maps are taken in double precision, and are large
+BATCH = 16  # images at most; maps are taken in double precision, and are large
+BLOCKS, ACTIVATIONS = "blocks", "activations"  # what a stage is said to have
 
 
 class Inside(NamedTuple):
@@ -47,13 +49,14 @@ class Inside(NamedTuple):
 
     def in_words(self) -> str:
         """A line for each stage."""
-        head = f"{'':10}{'px':>5}{'blocks':>8}" + "".join(f"{place:>24}" for place in PLACES)
+        counted = BLOCKS if self.stages[0].blocks is not None else ACTIVATIONS
+        head = f"{'':10}{'px':>5}{counted:>13}" + "".join(f"{place:>24}" for place in PLACES)
         lines = [f"{head}{'product / before':>20}"]
         for stage in map(_in_figures, self.stages):
             high, ratio = stage["high"], stage["ratio"]
             cells = (f"{100 * high[p]:.3g} %" if p in high else "" for p in PLACES)
             told = "" if ratio is None else f"{ratio:.2f}"
-            line = f"{stage['name']:10}{stage['side']:5}{stage['blocks']:8}"
+            line = f"{stage['name']:10}{stage['side']:5}{stage[counted]:13}"
             lines.append(line + "".join(f"{cell:>24}" for cell in cells) + f"{told:>20}")
         return "energy beyond half of Nyquist, the mean left out\n" + "\n".join(lines)
 
@@ -79,13 +82,12 @@ def look_inside(
     console.quiet = quiet
     with reading(console, source) as progress:
         dataset = data.load(source, resolution=subject.resolution, seed=0, progress=progress)
-    split, cpu = dataset.train, torch.device("cpu")
+    split = dataset.train
     count = min(num_images, len(split))
     chosen = np.linspace(0, len(split) - 1, count).round().astype(int)
     few = data.Split.of(np.stack([split.images[int(i)] for i in chosen]), split.labels[chosen])
-    images, labels = next(in_order(place(few.images, cpu), few.labels, dataset.resolution, cpu))
-    batches = zip(images.split(BATCH), labels.split(BATCH), strict=True)
     fresh = subject.facts["kind"] == "random"
+    batches = _batches(few, dataset.resolution)
     found = Inside(subject, count, measure_spectra(subject.model, batches, fresh=fresh))
     out.mkdir(parents=True, exist_ok=True)
     _write(found, out)
@@ -93,6 +95,17 @@ def look_inside(
     console.print(f"{count} images at {subject.resolution} px; {found.in_words()}", soft_wrap=True)
     console.print(f"wrote inside.png, spectra.csv, support.png and falls.png to {out}")
     return found
+
+
+def _batches(split: data.Split, resolution: int) -> list[tuple[Tensor, Tensor]]:
+    """All images as networks take them, in batches of about one size, so of two or more where there
+    are two.
+    """
+    cpu = torch.device("cpu")
+    parts = in_order(place(split.images, cpu), split.labels, resolution, cpu)
+    images, labels = map(torch.cat, zip(*parts, strict=True))
+    count = -(-len(images) // BATCH)
+    return list(zip(images.tensor_split(count), labels.tensor_split(count), strict=True))
 
 
 def _write(found: Inside, out: Path) -> None:
@@ -126,7 +139,11 @@ def _in_figures(stage: StageSpectra) -> dict[str, Any]:
     return {
         "name": stage.name,
         "side": stage.side,
-        "blocks": stage.blocks,
+        **(
+            {ACTIVATIONS: len(stage.activations)}
+            if stage.blocks is None
+            else {BLOCKS: stage.blocks}
+        ),
         "high": high,
         "ratio": high[PRODUCT] / high[BEFORE] if both else None,
     }

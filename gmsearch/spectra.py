@@ -96,7 +96,8 @@ class StageSpectra:
 
     name: str
     side: int = 0  # pixels of its maps
-    blocks: int = 0
+    blocks: int | None = None  # None in a network of timm
+    activations: set[nn.Module] = field(default_factory=set)  # whose maps they are
     places: dict[str, RadialPower] = field(default_factory=dict)
 
     def add(self, place: str, features: Tensor) -> None:
@@ -114,12 +115,11 @@ class StageSpectra:
 def measure_spectra(model: nn.Module, batches: Batches, *, fresh: bool) -> list[StageSpectra]:
     """The spectra of every stage whose maps have FEWEST pixels a side, in the order of the network.
 
-    `batches` has images as the network takes them. The norms of a `fresh` network get the
-    statistics of these images first, which the first step of a training would see. In the place of
-    a gate that a block does not have stands its plain activation. Raises SettingsError where no
-    activation is found.
+    `batches` has images as the network takes them, and is gone through twice for a `fresh` one: its
+    norms get the statistics of these images first, which the first step of a training would see. In
+    the place of a gate that a block does not have stands its plain activation. Raises SettingsError
+    where no activation is found, or fresh norms are given a single image.
     """
-    batches = list(batches)
     if fresh:
         settle_norms(model, batches)
     model.eval()
@@ -135,15 +135,24 @@ def measure_spectra(model: nn.Module, batches: Batches, *, fresh: bool) -> list[
 
 
 def settle_norms(model: nn.Module, batches: Batches) -> None:
-    """Gives all norms that keep statistics the mean of those of the batches."""
+    """Gives all norms that keep statistics the mean of those of the batches, by their images.
+    Raises SettingsError for a batch of one image, of whose 1x1 maps there are no statistics.
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over batches
         norm.train()
+    seen = 0
     for images, _ in batches:
+        if len(images) < 2:
+            raise SettingsError(
+                "the norms of a fresh network need two images or more; give more --images"
+            )
+        seen += len(images)
+        for norm in norms:
+            norm.momentum = len(images) / seen  # together, a mean over all images
         model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -157,7 +166,7 @@ def watching(model: nn.Module) -> Iterator[list[StageSpectra]]:
     handles: list[Any] = []
     if isinstance(model, GatedNet):
         for number, modules in enumerate(model.stages, start=1):
-            stages.append(stage := StageSpectra(f"stage {number}"))
+            stages.append(stage := StageSpectra(f"stage {number}", blocks=0))
             for block in modules.children():
                 if isinstance(block, Block):
                     handles += _watch_block(block, stage)
@@ -174,7 +183,7 @@ def watching(model: nn.Module) -> Iterator[list[StageSpectra]]:
 
 def _watch_block(block: Block, stage: StageSpectra) -> list[Any]:
     """The gate of a block, wherever it sits, or else its activation."""
-    stage.blocks += 1
+    stage.blocks = (stage.blocks or 0) + 1
     for gate in (block.spatial, block.expand, block.output):
         if isinstance(gate, Gate):
             return [
@@ -182,14 +191,9 @@ def _watch_block(block: Block, stage: StageSpectra) -> list[Any]:
                 gate.act.register_forward_hook(lambda *call: stage.add(ACTIVATED, call[-1])),
                 gate.register_forward_hook(lambda *call: stage.add(PRODUCT, call[-1])),
             ]
-    return _watch_activation(block.expand, stage.add)
-
-
-def _watch_activation(activation: nn.Module, add: Any) -> list[Any]:
-    """Before first: what works in place changes what it was given."""
     return [
-        activation.register_forward_pre_hook(lambda _, h: add(BEFORE, h[0])),
-        activation.register_forward_hook(lambda *call: add(ACTIVATED, call[-1])),
+        block.expand.register_forward_pre_hook(lambda _, h: stage.add(BEFORE, h[0])),
+        block.expand.register_forward_hook(lambda *call: stage.add(ACTIVATED, call[-1])),
     ]
 
 
@@ -198,21 +202,31 @@ def _watch_peer(model: nn.Module, stages: list[StageSpectra]) -> list[Any]:
     StarNet.
     """
 
-    def add(place: str, features: Tensor) -> None:
+    def stage_of(features: Tensor) -> StageSpectra:
+        known = (stage for stage in stages if stage.side == features.shape[3])
+        stage = next(known, None)
+        if stage is None:
+            stages.append(stage := StageSpectra("", side=features.shape[3]))
+        return stage
+
+    def before(activation: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if given[0].ndim == 4:
+            stage = stage_of(given[0])
+            stage.activations.add(activation)  # once, however often it is called
+            stage.add(BEFORE, given[0])
+
+    def after(place: str, features: Tensor) -> None:
         if features.ndim == 4:
-            known = (stage for stage in stages if stage.side == features.shape[3])
-            stage = next(known, None)
-            if stage is None:
-                stages.append(stage := StageSpectra("", side=features.shape[3]))
-            stage.blocks += place == BEFORE
-            stage.add(place, features)
+            stage_of(features).add(place, features)
 
     kinds = tuple(kind for kind in ACTIVATIONS.values() if kind is not nn.Identity)
     handles = []
     for module in model.modules():
         if isinstance(module, kinds):
-            handles += _watch_activation(module, add)
+            # Before first: what works in place changes what it was given.
+            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_hook(lambda *call: after(ACTIVATED, call[-1])))
         if isinstance(module, StarBlock):
-            hook = lambda _, given: add(PRODUCT, given[0])  # noqa: E731
+            hook = lambda _, given: after(PRODUCT, given[0])  # noqa: E731
             handles.append(module.g.register_forward_pre_hook(hook))
     return handles

@@ -13,8 +13,10 @@ from torch import nn
 from gmsearch.architecture import Architecture, Stage
 from gmsearch.bandlimited import band_limited, slope_of
 from gmsearch.cli import main
+from gmsearch.data import load
 from gmsearch.errors import SettingsError
 from gmsearch.gates import ACTIVATIONS
+from gmsearch.inside import look_inside
 from gmsearch.model import build
 from gmsearch.spectra import (
     ACTIVATED,
@@ -157,6 +159,12 @@ def test_a_network_of_timm_is_measured_by_the_size_of_its_maps(name):
         (f"{side} px", side) for side in (32, 16, 8)
     ]
     assert any(PRODUCT in stage.spectra for stage in stages) == (name == "starnet_s050")
+    twice = measure_spectra(model, [*batches(), *batches()], fresh=False)
+    counts = [len(stage.activations) for stage in stages]
+    assert [len(stage.activations) for stage in twice] == counts  # not of calls
+    everywhere = {m for m in model.modules() if isinstance(m, tuple(ACTIVATIONS.values()))}
+    assert set.union(*(stage.activations for stage in stages)) <= everywhere
+    assert 0 < sum(counts) <= len(everywhere)
 
 
 def test_norms_get_the_statistics_of_the_images():
@@ -169,6 +177,54 @@ def test_norms_get_the_statistics_of_the_images():
     mean = torch.stack([each.mean((0, 2, 3)) for each in seen]).mean(0)
     assert torch.allclose(norm.running_mean, mean, atol=1e-3)
     assert norm.momentum == 0.1 and not norm.training
+
+
+def test_an_image_weighs_the_same_in_a_small_batch():
+    """Statistics of batches of 4 and 2 images, by hand: means by their images."""
+    torch.manual_seed(0)
+    model = build(small(), 5)
+    images = torch.cat([images for images, _ in batches()])[:6]
+    settle_norms(model, [(part, None) for part in images.split(4)])
+    norm, first = model.stages[0][0][0].bn, model.stages[0][0][0].conv
+    with torch.no_grad():
+        seen = first(model.stem.eval()(images))
+    assert torch.allclose(norm.running_mean, seen.mean((0, 2, 3)), atol=1e-3)
+
+
+@pytest.mark.parametrize(("asked", "sizes"), [(17, [9, 8]), (300, [16] * 15 + [15] * 4)])
+def test_every_image_is_measured_and_none_is_alone(tmp_path, monkeypatch, asked, sizes):
+    """More than one batch of evaluation, and one more than a batch of maps."""
+    seen = []
+
+    def watched(model, batches, **said):
+        seen.extend(labels for _, labels in batches)
+        return measure_spectra(model, batches, **said)
+
+    monkeypatch.setattr("gmsearch.inside.measure_spectra", watched)
+    out = tmp_path / "out"
+    found = look_inside("gmnet@30M", source="bands", out=out, num_images=asked, resolution=32)
+    assert [len(labels) for labels in seen] == sizes and found.num_images == asked
+    labels = load("bands", resolution=32, seed=0).train.labels
+    chosen = np.linspace(0, len(labels) - 1, asked).round().astype(int)
+    assert torch.cat(seen).tolist() == labels[chosen].tolist()
+
+
+def test_one_image_is_too_few_for_a_fresh_network(tmp_path, capsys):
+    line = ["spectra", "gmnet@30M", "--data", "bands", "--resolution", "32", "--images", "1"]
+    assert main([*line, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "need two images or more; give more --images" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_column_is_headed_for_what_it_counts(tmp_path, capsys):
+    heads = {}
+    for what in ("gmnet@30M", "mobilenetv3_small_050"):
+        line = ["spectra", what, "--data", "bands", "--out", str(tmp_path / what)]
+        assert main([*line, "--resolution", "32", "--images", "4"]) == 0
+        told = capsys.readouterr().out
+        heads[what] = [name for name in ("blocks", "activations") if f" {name} " in told]
+    assert heads == {"gmnet@30M": ["blocks"], "mobilenetv3_small_050": ["activations"]}
 
 
 def test_images_that_are_too_small_are_one_line():

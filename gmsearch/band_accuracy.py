@@ -6,7 +6,7 @@ DIR/frequency.png   a line for each network
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
 from pathlib import Path
@@ -48,12 +48,15 @@ class BandAccuracy:
     num_images: int
     top1: dict[str, float]
     bias: Bias  # in per cent, see `bias`
+    note: str = ""  # what a reader has to know before it is compared
 
     def to_dict(self) -> dict[str, Any]:
         """For programs; what is not known is None."""
         value, low, high = (None if end != end else end for end in self.bias)
-        told = {name: value for name, value in vars(self).items() if name not in ("top1", "bias")}
-        return {**told, "top1": self.top1, "bias": value, "bias_low": low, "bias_high": high}
+        apart = ("top1", "bias", "note")
+        told = {name: value for name, value in vars(self).items() if name not in apart}
+        biased = {"bias": value, "bias_low": low, "bias_high": high}
+        return {**told, "top1": self.top1, **biased, "note": self.note}
 
 
 class Looking:
@@ -101,6 +104,7 @@ class Looking:
             num_images=len(split),
             top1={name: 100 * float(part.mean()) for name, part in found.items()},
             bias=low_frequency_bias(found, len(dataset.classes)),
+            note="; ".join(_remarks(subject, dataset)),
         )
 
     def _source_of(self, name: str, settings: Settings | FullTraining | None) -> str:
@@ -128,6 +132,19 @@ class Looking:
                     progress=progress,
                 )
         return self._datasets[key]
+
+
+def _remarks(subject: Subject, dataset: data.Dataset) -> Iterator[str]:
+    """What sets a network apart: a training that was not finished, or that had other images."""
+    settings = subject.settings
+    if settings is None:
+        return
+    if subject.facts["epochs"] < settings.recipe.num_epochs:
+        yield f"trained for {subject.facts['epochs']} of {settings.recipe.num_epochs} epochs"
+    if settings.stream:  # whose digest is of other things
+        yield "trained on a stream, which may have had some of these images"
+    elif settings.data_digest not in (None, dataset.digest):
+        yield "trained on other data, which may have had some of these images"
 
 
 def accuracy_table(rows: Sequence[BandAccuracy]) -> Table:
@@ -160,10 +177,11 @@ def _caption(rows: Sequence[BandAccuracy]) -> str:
         f"{radius:g} is {'/'.join(f'{bins(radius, side):.3g}' for side in sides)}"
         for radius in radii
     )
-    return (
+    told = (
         f"top1 in per cent; radii at 224 px, in bins at {'/'.join(map(str, sides))} px: {words}; "
         "bias: low less high, of what is above chance"
     )
+    return "\n".join([told, *(f"{row.name}: {row.note}" for row in rows if row.note)])
 
 
 def _radii(row: BandAccuracy, side: str) -> list[float]:
@@ -176,11 +194,11 @@ def write_files(rows: Sequence[BandAccuracy], folder: Path) -> list[Path]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = ["name", "id", "data", "resolution", "split", "num_images"]
-    writer.writerow([*names, *rows[0].top1, "bias", "bias_low", "bias_high"])
+    writer.writerow([*names, *rows[0].top1, "bias", "bias_low", "bias_high", "note"])
     for row in rows:
         told = row.to_dict()
-        bias = [told[name] for name in ("bias", "bias_low", "bias_high")]
-        writer.writerow([*(told[name] for name in names), *row.top1.values(), *bias])
+        rest = [told[name] for name in ("bias", "bias_low", "bias_high", "note")]
+        writer.writerow([*(told[name] for name in names), *row.top1.values(), *rest])
     table, picture = folder / "frequency.csv", folder / "frequency.png"
     write_atomically(table, text.getvalue())
     draw_accuracies(picture, rows)

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from gmsearch import data
 from gmsearch.console import make_console
-from gmsearch.errors import SettingsError
 from gmsearch.exporting.subject import Subject, find_subject
 from gmsearch.feeding import in_order, place
 from gmsearch.files import write_atomically
@@ -74,8 +73,6 @@ def look_inside(
     """Measures a network on images of the training split, whose labels do not matter, and writes
     figures and spectra.csv. Raises UserError.
     """
-    if out.exists() and not out.is_dir():
-        raise SettingsError(f"--out {out}: not a folder; give a new one")
     resolution = resolution or data.packed_resolution(source)
     subject = find_subject(what, network_id=network_id, resolution=resolution)
     console = make_console()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -119,6 +120,62 @@ def test_an_export_and_weights_from_a_file_are_the_same_network(run, tmp_path, c
     assert by_export["top1"] == by_file["top1"] and by_export["split"] == "val"
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """(run, other) with one of two epochs, on one of two packs of the same images, whose minival
+    is cut by other seeds.
+    """
+    place = tmp_path_factory.mktemp("unfinished")
+    images = make_folder(place / "images", per_class=40, side=32)
+    for seed in ("0", "1"):
+        words = ["pack", images, place / f"pack{seed}", "--resolution", "32", "--seed", seed]
+        assert main([*map(str, words)]) == 0
+    source, recipe = place / "pack0", replace(RECIPE, num_epochs=2, batch_size=16)
+    dataset = data.load(str(source), resolution=32, seed=0)
+    settings = make_settings(
+        Comparison,
+        {
+            **{"name": "u", "networks": {"small": NET.to_dict()}, "recipe": recipe},
+            **{"data": str(source), "data_digest": dataset.digest},
+        },
+    )
+    folder = RunFolder(place / "u")
+    write_settings(folder, settings, RunData(108, 12, dataset.classes))
+    training = run_trial(NET, dataset, recipe, folder.trial_folder(f"{NET.id}-seed0"), seed=0)
+    next(training)
+    training.close()
+    return folder, place / "pack1"
+
+
+def test_a_training_that_was_not_finished_is_told(unfinished, capsys):
+    run, _ = unfinished
+    [row] = asked(capsys, f"{run.path}:{NET.id}", "--radii", "12")
+    assert row["note"] == "trained for 1 of 2 epochs"
+    [told] = csv.DictReader((run.path / "frequency" / "frequency.csv").read_text().splitlines())
+    assert told["note"] == row["note"]
+
+
+def test_images_that_may_be_of_the_training_are_told(unfinished, run, capsys):
+    folder, other = unfinished
+    [row] = asked(capsys, f"{folder.path}:{NET.id}", "--radii", "12", "--data", other)
+    assert row["note"].endswith("; trained on other data, which may have had some of these images")
+    words = ["frequency", f"{folder.path}:{NET.id}", "--radii", "12", "--data", str(other)]
+    assert main(words) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "small: trained for 1 of 2 epochs; trained on other data" in told
+    assert [row["note"] for row in asked(capsys, run.path, "--radii", "12")] == ["", ""]
+
+
+def test_a_place_that_cannot_be_written_is_told_first(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("gmsearch.band_accuracy.Looking.at", lambda *_: pytest.fail("looked"))
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert main(["frequency", str(run.path), "--out", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert f"--out {out}: {tmp_path / 'file'} is not a folder; give a new one" in error
+        assert error.count("\n") == 1
+
+
 def test_the_table_says_what_it_is_of(run, capsys):
     assert main(["frequency", str(run.path)]) == 0
     told = capsys.readouterr().out
@@ -132,6 +189,8 @@ def test_the_table_says_what_it_is_of(run, capsys):
         (["--radii", "0"], "radius 0: no frequency is lower"),
         (["--radii=-5"], "radius -5: no frequency is lower"),
         (["--radii", "200"], "radius 200 at 224 px: the highest frequency lies at 158.4"),
+        (["--radii", "inf"], "radius inf: not a number of bins"),
+        (["--radii", "12,nan"], "radius nan: not a number of bins"),
         (["--radii", "a"], "'a' is no list of radii"),
         (["--data", "nowhere"], "--data nowhere: no such data"),
         (["--resolution", "64"], "--resolution 64: without --weights, networks have the size"),

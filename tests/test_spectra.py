@@ -250,4 +250,4 @@ def test_the_command_draws_and_tells(tmp_path, capsys):
     (tmp_path / "file").touch()
     line[-1] = str(tmp_path / "file")
     assert main([*line, "--resolution", "64"]) == 2
-    assert "not a folder" in capsys.readouterr().err
+    assert "is not a folder; give a new one" in capsys.readouterr().err

@@ -89,6 +89,15 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--precision", choices=PRECISIONS, help=f"default: {Recipe().precision}")
 
 
+def check_out(folder: Path) -> None:
+    """Raises SettingsError where a folder cannot be made or written to."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise SettingsError(f"--out {folder}: {there} is not a folder; give a new one")
+    if not os.access(there, os.W_OK):
+        raise SettingsError(f"--out {folder}: {there} cannot be written to; give another place")
+
+
 def add_watching(parser: argparse.ArgumentParser, split: str = "minival") -> None:
     """Whether bands are looked at after every epoch."""
     parser.add_argument(

@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from gmsearch.cli.flags import FIDELITIES, Parser, absolute, check_data, radii, whole
+from gmsearch.cli.flags import FIDELITIES, Parser, absolute, check_data, check_out, radii, whole
 from gmsearch.data import BUILT_IN, packed_resolution
 from gmsearch.errors import SettingsError
 from gmsearch.radii import PUBLISHED, PUBLISHED_SIZE
@@ -70,6 +70,9 @@ def _frequency(arguments: argparse.Namespace) -> int:
         )
     weights = None if arguments.weights is None else Path(absolute(arguments.weights))
     source = None if arguments.data is None else check_data(arguments.data)
+    folder = arguments.out or _place(arguments.what)
+    if folder is not None:
+        check_out(folder)  # before hours of evaluation
     found = [
         trained
         for what in arguments.what
@@ -88,7 +91,6 @@ def _frequency(arguments: argparse.Namespace) -> int:
     for trained in found:
         with console.status(f"{len(rows) + 1} of {len(found)}: {trained.name} …"):
             rows.append(looking.at(trained))
-    folder = arguments.out or _place(arguments.what)
     files = [] if folder is None else write_files(rows, folder)
     if arguments.json:
         print(json.dumps([row.to_dict() for row in rows], indent=2))

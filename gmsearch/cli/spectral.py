@@ -13,6 +13,7 @@ from gmsearch.cli.flags import (
     add_effort,
     add_training,
     check_data,
+    check_out,
     size,
     training,
     whole,
@@ -58,6 +59,7 @@ def _add_spectra(verbs: "argparse._SubParsersAction[Parser]") -> None:
 def _spectra(arguments: argparse.Namespace) -> int:
     from gmsearch.inside import look_inside
 
+    check_out(arguments.out)
     found = look_inside(
         arguments.what,
         source=check_data(arguments.data),

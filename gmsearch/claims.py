@@ -21,7 +21,7 @@ from gmsearch.reading import read_yaml
 
 SHIPPED = ("frequency",)
 TOP1 = "top1"
-HOLDS, FAILS, OPEN = VERDICTS = ("holds", "does not hold", "not resolved")
+HOLDS, FAILS, OPEN, UNTESTED = VERDICTS = ("holds", "does not hold", "not resolved", "not tested")
 LEVEL = 0.05  # of the corrected p-value, below which a difference is resolved
 
 Hits = Mapping[str, Mapping[str, np.ndarray]]  # by network and measure, bool (seeds, images)
@@ -104,7 +104,8 @@ def judge(reproduction: Reproduction, hits: Hits) -> list[Judged]:
     """Every claim as a planned contrast, in the order of the file.
 
     A claim is resolved where its p-value, after Holm's correction for all of them, is below LEVEL;
-    it then holds or does not, by the sign.
+    it then holds or does not, by the sign. One of a network without hits is not tested, and is
+    corrected for all the same, so that the verdicts of others do not hang on what failed.
     """
     spreads = {m: pooled_spread(own[m] for own in hits.values()) for m in reproduction.measures}
     planned = [
@@ -117,7 +118,8 @@ def judge(reproduction: Reproduction, hits: Hits) -> list[Judged]:
         for plan in planned
         if plan[0] in hits and plan[1] in hits
     }
-    corrected = dict(zip(found, holm([each.p for each in found.values()]), strict=True))
+    ps = [found[plan].p if plan in found else 1.0 for plan in planned]
+    corrected = dict(zip(planned, holm(ps), strict=True))
     judged = []
     for plan in planned:
         higher, lower, measure = plan
@@ -129,7 +131,7 @@ def judge(reproduction: Reproduction, hits: Hits) -> list[Judged]:
             verdict = OPEN if p >= LEVEL else HOLDS if difference > 0 else FAILS
             judged.append(Judged(*plan, verdict, difference, low, high, p, published=published))
         else:
-            judged.append(Judged(*plan, OPEN, None, None, None, None, published=published))
+            judged.append(Judged(*plan, UNTESTED, None, None, None, None, published=published))
     return judged
 
 

@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gmsearch.claims import FAILS, HOLDS, OPEN, Judged
 from gmsearch.files import replacing
 from gmsearch.palette import BLACK, BLUE, GREY, VERMILION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = {HOLDS: BLUE, FAILS: VERMILION, OPEN: GREY}
 MARKS = {HOLDS: "o", FAILS: "s", OPEN: "o"}  # colour is not all that tells them apart
@@ -13,8 +17,15 @@ ROW, WIDTH, DPI = 0.24, 8.0, 110  # inches
 
 
 def draw_claims(path: Path, judged: Sequence[Judged], what: str) -> None:
-    """Writes a PNG: a row for each claim, its difference with the 95 % interval, and a diamond
-    for the published one.
+    """Writes a PNG of `claims_of`."""
+    figure = claims_of(judged, what)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=DPI, format="png")
+
+
+def claims_of(judged: Sequence[Judged], what: str) -> "Figure":
+    """A row for each claim: its difference with the 95 % interval, or that it was not tested, and a
+    diamond for the published one.
     """
     from matplotlib.figure import Figure
 
@@ -25,6 +36,9 @@ def draw_claims(path: Path, judged: Sequence[Judged], what: str) -> None:
         if each.published is not None:
             axes.plot(each.published, row, "D", ms=5, mfc="none", mec=BLACK, zorder=3)
         if each.difference is None or each.low is None or each.high is None:
+            # At the right border, where no interval of another row is taken for its own.
+            place = axes.get_yaxis_transform()
+            axes.text(0.99, row, each.verdict, transform=place, ha="right", va="center", size=8)
             continue
         colour, filled = COLOURS[each.verdict], each.verdict != OPEN
         axes.plot([each.low, each.high], [row, row], color=colour, lw=2, solid_capstyle="butt")
@@ -49,5 +63,4 @@ def draw_claims(path: Path, judged: Sequence[Judged], what: str) -> None:
     axes.plot([], [], "D", mfc="none", mec=BLACK, ls="", ms=5, label="in the paper, on ImageNet")
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     axes.set_title(what, fontsize=9, loc="left")
-    with replacing(path) as file:
-        figure.savefig(file, dpi=DPI, format="png")
+    return figure

@@ -21,8 +21,11 @@ from rich.text import Text
 
 from gmsearch import checkpoint
 from gmsearch.claims import (
+    FAILS,
+    HOLDS,
     OPEN,
     TOP1,
+    UNTESTED,
     VERDICTS,
     Hits,
     Judged,
@@ -273,10 +276,15 @@ def claims_table(judged: list[Judged]) -> Group:
 def in_words(judged: list[Judged], what: str) -> str:
     """How many claims came out which way, and how that was decided."""
     counts = {verdict: sum(each.verdict == verdict for each in judged) for verdict in VERDICTS}
-    told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    small = " at this size" if counts[OPEN] else ""
+    told = [f"{counts[HOLDS]} {HOLDS}", f"{counts[FAILS]} {FAILS}"]
+    told.append(f"{counts[OPEN]} {OPEN}" + (" at this size" if counts[OPEN] else ""))
+    untested = counts[UNTESTED] > 0
+    if untested:
+        told.append(f"{counts[UNTESTED]} {UNTESTED}, for want of a second seed")
+    also = ", tested or not" if untested else ""
     return (
-        f"{len(judged)} claims: {told}{small} ({what})\n"
+        f"{len(judged)} claims: {', '.join(told)} ({what})\n"
         "Intervals are of one claim each, for other trainings and other images; a verdict is "
-        f"Holm's correction for all {len(judged)}, so an interval beside 0 may be not resolved."
+        f"Holm's correction for all {len(judged)}{also}, so an interval beside 0 may be not "
+        "resolved."
     )

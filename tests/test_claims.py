@@ -15,14 +15,16 @@ from gmsearch.claims import (
     FAILS,
     HOLDS,
     OPEN,
+    UNTESTED,
     Ordering,
     Reproduction,
     claims_csv,
     judge,
     read_reproduction,
 )
-from gmsearch.claims_figure import draw_claims
+from gmsearch.claims_figure import claims_of, draw_claims
 from gmsearch.cli import main
+from gmsearch.contrasts import contrast, pooled_spread
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Comparison, make_settings
 from gmsearch.recipe import Recipe
@@ -111,15 +113,37 @@ def test_the_correction_is_for_all_claims():
         pytest.fail("no table shows the correction")
 
 
-def test_a_network_that_failed_leaves_its_claims_open(tmp_path):
+def test_claims_of_a_network_that_failed_are_not_tested(tmp_path):
     judged = judge(SMALL, made_up({"a": 60, "b": 50}))
-    assert (judged[2].verdict, judged[2].difference, judged[2].p) == (OPEN, None, None)
+    assert (judged[2].verdict, judged[2].difference, judged[2].p) == (UNTESTED, None, None)
     rows = list(csv.DictReader(claims_csv(judged).splitlines()))
     assert rows[2]["difference"] == "" and rows[0]["verdict"] == HOLDS
+    assert rows[2]["verdict"] == "not tested"
     assert float(rows[0]["published"]) == pytest.approx(0.9)
     draw_claims(tmp_path / "claims.png", judged, "made up")
     assert (tmp_path / "claims.png").stat().st_size > 5000
     assert claims_table(judged).renderables[1].row_count == 3
+    words = in_words(judged, "x")
+    assert "3 claims: 2 holds, 0 does not hold, 0 not resolved, 1 not tested" in words
+    assert "Holm's correction for all 3, tested or not" in words
+
+
+def test_the_figure_says_what_was_not_tested():
+    tested = judge(SMALL, made_up({"a": 60, "b": 50, "c": 30}))
+    for judged, marked in ((tested, 0), (judge(SMALL, made_up({"a": 60, "b": 50})), 1)):
+        told = [text.get_text() for text in claims_of(judged, "x").axes[0].texts]
+        assert told.count("not tested") == marked
+
+
+def test_what_was_not_tested_counts_in_the_correction():
+    """A p-value is multiplied by the number of all claims, not of those that could be tested."""
+    hits = made_up({"a": 50, "b": 48})
+    spreads = {m: pooled_spread(own[m] for own in hits.values()) for m in ("top1", "high12")}
+    ps = [contrast(hits["a"][m], hits["b"][m], spreads[m]).p for m in ("top1", "high12")]
+    least = min(ps)
+    corrected = [each.p for each in judge(SMALL, hits)[:2]]
+    assert min(corrected) == pytest.approx(3 * least)
+    assert max(corrected) == pytest.approx(min(1, max(3 * least, 2 * max(ps))))
 
 
 def settings(images, **more) -> Comparison:

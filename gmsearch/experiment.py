@@ -240,7 +240,9 @@ class Experiment(Settings):
 
     @property
     def watch(self) -> Watch | None:
-        """A band that is an objective is watched, on all of minival unless told otherwise."""
+        """A band that is an objective is watched, on all of minival unless told otherwise, and so
+        are the other bands then: one share is that of all, so that they are of the same images.
+        """
         aims = [radius_of(name) for name in self.objectives if is_band(name)]
         if not aims:
             return super().watch

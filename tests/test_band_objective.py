@@ -232,6 +232,16 @@ def test_a_band_that_is_an_objective_is_watched_on_all_of_minival():
     assert both.watch.radii == (7.5, 12.0)
 
 
+def test_help_says_that_a_band_as_an_objective_has_no_limit_of_cost(capsys):
+    said = {}
+    for verb in ("run", "compare"):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        said[verb] = " ".join(capsys.readouterr().out.split())
+    assert "all of them, whatever it costs, where a band is an objective" in said["run"]
+    assert "less than a tenth of an epoch)" in said["compare"]  # which has no objectives
+
+
 @pytest.mark.parametrize(
     ("objectives", "message"),
     [

@@ -98,8 +98,11 @@ def check_out(folder: Path) -> None:
         raise SettingsError(f"--out {folder}: {there} cannot be written to; give another place")
 
 
-def add_watching(parser: argparse.ArgumentParser, split: str = "minival") -> None:
-    """Whether bands are looked at after every epoch."""
+def add_watching(
+    parser: argparse.ArgumentParser, split: str = "minival", *, aims: bool = False
+) -> None:
+    """Whether bands are looked at after every epoch; `aims` where they may be objectives."""
+    whole = "; all of them, whatever it costs, where a band is an objective" if aims else ""
     parser.add_argument(
         "--frequency",
         nargs="?",
@@ -114,7 +117,7 @@ def add_watching(parser: argparse.ArgumentParser, split: str = "minival") -> Non
         type=float,
         metavar="X",
         help=f"of the {split} images of each class, the same in every epoch and for every network "
-        "(default: as many as cost less than a tenth of an epoch)",
+        f"(default: as many as cost less than a tenth of an epoch{whole})",
     )
 
 

@@ -104,7 +104,7 @@ def add_search(parser: argparse.ArgumentParser) -> None:
         help="top1, then costs of macs, params, activations, then bands such as high12, the "
         "accuracy beyond radius 12 of the spectrum at 224 px (default: top1,macs)",
     )
-    add_watching(parser)
+    add_watching(parser, aims=True)
     add_storage(parser)
     add_effort(parser)
 

@@ -9,7 +9,9 @@ diagnostics: Gallas 2006; two-way clusters: Cameron, Gelbach and Miller 2011),
 
 where `seeds` is the variance over trainings, pooled over all networks of a table, over the number
 of trainings; `images` that of the mean difference of an image, over the number of images. Images
-are paired, which helps; trainings are not, whatever their seeds are called.
+are paired, which helps; trainings are not. Those of one seed have the same order of data, and what
+luck they share cancels in a difference and is counted here all the same: intervals are then wider
+than they need be, never narrower.
 """
 
 from collections.abc import Iterable, Sequence

@@ -11,9 +11,9 @@ from gmsearch.contrasts import Spread, contrast, holm, pooled_spread
 NETWORKS, SEEDS, IMAGES = 15, 3, 500
 
 
-def made_up(rng, levels, *, of_seeds=0.1, shared=1.5, own=1.0) -> np.ndarray:
+def made_up(rng, levels, *, of_seeds=0.1, shared=1.5, own=1.0, of_all=0.0) -> np.ndarray:
     """Hits (networks, seeds, images): an image is hard for all, and harder for some networks; a
-    seed is luckier than another.
+    seed is luckier than another, for its own network or, by `of_all`, for all networks.
     """
     count = len(levels)
     latent = (
@@ -23,6 +23,8 @@ def made_up(rng, levels, *, of_seeds=0.1, shared=1.5, own=1.0) -> np.ndarray:
         + of_seeds * rng.standard_normal((count, SEEDS, 1))
         + rng.standard_normal((count, SEEDS, IMAGES))
     )
+    if of_all:
+        latent += of_all * rng.standard_normal((SEEDS, 1))
     return latent > 0
 
 
@@ -47,6 +49,19 @@ def test_an_interval_holds_the_truth_as_often_as_promised(of_seeds):
             found = contrast(hits[i], hits[j], spread)
             inside.append(found.low <= exact[i] - exact[j] <= found.high)
     assert np.mean(inside) == pytest.approx(0.95, abs=0.025)
+
+
+def test_luck_that_networks_share_makes_intervals_wider_and_none_wrong():
+    """The difference of two then varies less than what is counted: more than 95 % hold it."""
+    rng, levels = np.random.default_rng(0), np.linspace(-1.5, 1, NETWORKS)
+    exact, inside = truth(levels, of_seeds=(0.05**2 + 0.3**2) ** 0.5), []
+    for _ in range(40):
+        hits = made_up(rng, levels, of_seeds=0.05, of_all=0.3)
+        spread = pooled_spread(hits)
+        for i, j in pairs(NETWORKS):
+            found = contrast(hits[i], hits[j], spread)
+            inside.append(found.low <= exact[i] - exact[j] <= found.high)
+    assert np.mean(inside) > 0.96
 
 
 def test_equal_networks_are_rarely_told_apart():

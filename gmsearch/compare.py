@@ -5,10 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import cycle, product
 from pathlib import Path
-from statistics import fmean, median, stdev, variance
-from typing import NamedTuple
-
-from scipy.stats import studentized_range
+from statistics import fmean, median, stdev
 
 from gmsearch.band_picture import STYLES, Line, draw_bands
 from gmsearch.console import comparison_table
@@ -27,8 +24,8 @@ from gmsearch.record import (
     TrialRecord,
     band_cost_in_words,
     band_names_of,
-    half_interval,
 )
+from gmsearch.resolved import BandResolution, resolve_bands, resolve_differences
 from gmsearch.run import RunFolder
 from gmsearch.session import Ending, Session, open_session
 from gmsearch.trainings import Trainings
@@ -108,7 +105,8 @@ def _compare(
             latencies, remarks = measure_latencies(networks)
         for remark in remarks:
             console.print(remark, soft_wrap=True)
-    _answer(session, compared(comparison, networks, records, costs, latencies))
+    rows = compared(comparison, networks, records, costs, latencies)
+    _answer(session, rows, resolve_bands(records))
     if told := band_cost_in_words(records):
         draw_bands(folder.bands_picture, _lines(networks, records))
         console.print(f"{told}; {folder.bands_picture} has them over training", soft_wrap=True)
@@ -144,18 +142,24 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _answer(session: Session[Comparison], rows: list[ComparedNetwork]) -> None:
+def _answer(
+    session: Session[Comparison], rows: list[ComparedNetwork], bands: BandResolution | None
+) -> None:
     """Prints the table and what it resolves, and writes both to comparison.json."""
     console, folder, num_minival = session.console, session.folder, len(session.dataset.minival)
     resolution = resolve_differences(rows, num_minival)
     console.print(comparison_table(rows))
     if resolution is not None:
-        console.print(resolution.in_words(num_minival), soft_wrap=True)
+        told = resolution.in_words(num_minival, of="" if bands is None else "top1")
+        console.print(told, soft_wrap=True)
+    if bands is not None:
+        console.print(bands.in_words(), soft_wrap=True)
     document = {
         "fidelity": session.settings.fidelity_in_words(),
         "num_minival": num_minival,
         "counted_at": {"resolution": RESOLUTION, "num_classes": NUM_CLASSES},
         "resolved": None if resolution is None else resolution._asdict(),
+        "bands_resolved": None if bands is None else bands.to_dict(),
         "networks": [asdict(row) for row in rows],
     }
     write_atomically(folder.comparison_file, json.dumps(document, indent=2) + "\n")
@@ -228,44 +232,3 @@ def compared(
             )
         )
     return rows
-
-
-class Resolution(NamedTuple):
-    """What a comparison can tell apart, in points of top1, 95 %."""
-
-    between: float | None  # two networks on these images; None where no network has two seeds
-    num_networks: int
-    fewest_seeds: int
-    half_interval: float  # of one top1 for new images, from the number of minival images
-
-    def in_words(self, num_minival: int) -> str:
-        images = f"{num_minival:,} minival images"
-        if self.between is None:
-            known = f"one top1 is known to ±{self.half_interval:.1f} points (95 %, {images})"
-            alone = "; with one seed each, the noise of training is not known"
-            return known + (alone if self.fewest_seeds == 1 else "")
-        return (
-            f"differences below {self.between:.1f} points are not resolved on these {images} "
-            f"(95 % over all pairs of {self.num_networks}, {self.fewest_seeds} seeds); for new "
-            f"images each top1 is known to ±{self.half_interval:.1f}"
-        )
-
-
-def resolve_differences(rows: Iterable[ComparedNetwork], num_minival: int) -> Resolution | None:
-    """The smallest difference of two means that is more than the noise of training.
-
-    Tukey's range test, with the spread pooled over the networks: among networks that are equal, no
-    pair of the table differs by more in 95 % of tables. None where nothing is trained.
-    """
-    seeds = {row.id: row.top1s for row in rows if row.top1s}
-    if not seeds:
-        return None
-    half = max(half_interval(top1, num_minival) for top1s in seeds.values() for top1 in top1s)
-    fewest = min(map(len, seeds.values()))
-    freedom = sum(len(top1s) - 1 for top1s in seeds.values())
-    if freedom == 0 or len(seeds) == 1:
-        return Resolution(None, len(seeds), fewest, half)
-    squares = sum((len(top1s) - 1) * variance(top1s) for top1s in seeds.values() if len(top1s) > 1)
-    quantile = float(studentized_range.ppf(0.95, len(seeds), freedom))
-    between = quantile * (squares / freedom / fewest) ** 0.5
-    return Resolution(between, len(seeds), fewest, half)

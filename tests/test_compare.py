@@ -15,14 +15,15 @@ from pictures import make_folder
 from scipy import stats
 
 from gmsearch import data
-from gmsearch.compare import compared, resolve_differences
+from gmsearch.compare import compared
 from gmsearch.cost import cost, total
 from gmsearch.experiment import Comparison, make_settings, read_settings
 from gmsearch.gmnet import ABLATIONS, gmnet, gmnet_within, with_changes
 from gmsearch.latency import Latency
 from gmsearch.network import Peer, network_from_dict
 from gmsearch.recipe import Recipe
-from gmsearch.record import ComparedNetwork, half_interval
+from gmsearch.record import ComparedNetwork, TrialRecord, half_interval
+from gmsearch.resolved import resolve_bands, resolve_differences
 from gmsearch.run import RunFolder
 from gmsearch.trainings import Trainings
 from gmsearch.trial import run_trial
@@ -32,7 +33,9 @@ SMALL = gmnet("gmnet_s1", base_width=2)
 PEER = Peer("mobilenetv3_small_050")
 NETWORKS = {"ours": SMALL, "peer": PEER, "ours again": SMALL}
 COSTS = {network.id: total(ledger_of(network)) for network in (SMALL, PEER)}
-UNTIMED = {"seconds": None, "images_per_second": None}  # what differs from run to run
+UNTIMED = dict.fromkeys(
+    ("seconds", "images_per_second", "band_seconds")
+)  # what differs from run to run
 PATIENCE = 240  # seconds
 
 
@@ -155,6 +158,44 @@ def test_with_one_seed_only_the_number_of_images_is_known():
     assert resolve_differences([row("c")], 500) is None
 
 
+def seen(network_id: str, number: int, bands: dict[str, float], state="complete") -> TrialRecord:
+    told = {**epoch(50.0), "bands": bands, "band_images": 36, "band_seconds": 0.1}
+    return TrialRecord(
+        **{"number": number, "id": network_id, "state": state, "network": SMALL},
+        **{"macs": 1, "params": 1, "activations": 1, "curve": [told if bands else epoch(50.0)]},
+    )
+
+
+def test_a_band_is_resolved_as_a_top1_with_its_values_and_images_would_be():
+    highs = {"a": [50.0, 51.0, 53.0], "b": [40.0, 42.0, 42.5]}
+    records = [
+        seen(name, number, {"low12": 20.0, "high12": value})
+        for name, values in highs.items()
+        for number, value in enumerate(values)
+    ]
+    records.append(seen("b", 9, {"low12": 90.0, "high12": 90.0}, "running"))
+    found = resolve_bands(records)
+    rows = [row(name, *values) for name, values in highs.items()]
+    assert found.by_band["high12"] == resolve_differences(rows, 36)
+    assert found.by_band["low12"].between == 0 and list(found.by_band) == ["low12", "high12"]
+    words = found.in_words()
+    assert "not resolved on the 36 images of the bands are differences below: low12 0.0" in words
+    half = half_interval(50.0, 36)
+    assert f"for new images each is known to ±{half:.1f} or closer" in words
+    one = resolve_bands([seen("a", 0, {"high12": 50.0}), seen("b", 1, {"high12": 30.0})])
+    known = f"on the 36 images of the bands, each is known to ±{half:.1f} or closer (95 %)"
+    assert one.in_words() == known
+    assert resolve_bands([seen("a", 0, {})]) is None
+
+
+def test_a_table_with_bands_says_whose_differences_are_resolved():
+    found = resolve_differences([row("a", 50.0, 51.0), row("b", 40.0, 42.0)], 500)
+    assert found.in_words(500, of="top1").startswith(
+        f"differences of top1 below {found.between:.1f}"
+    )
+    assert found.in_words(500).startswith(f"differences below {found.between:.1f} points")
+
+
 def test_noise_is_called_a_difference_as_rarely_as_promised():
     """In 5 % of the tables of seven equal networks, any pair at all is further apart."""
     top1s = 50 + np.random.default_rng(0).standard_normal((20_000, 7, 3))
@@ -180,7 +221,20 @@ def finished(images, tmp_path_factory):
     """(the folder, what was printed) of a comparison of ours and a peer, two seeds each."""
     runs = tmp_path_factory.mktemp("runs")
     words = ["gmnet@30M", PEER.name, "gmnet@30M+form=self", "--data", images, "--resolution", 32]
-    line = ["compare", *words, "--epochs", 2, "--seeds", 2, "--runs-dir", runs, "--name", "c"]
+    line = [
+        "compare",
+        *words,
+        "--frequency",
+        "12",
+        "--epochs",
+        2,
+        "--seeds",
+        2,
+        "--runs-dir",
+        runs,
+        "--name",
+        "c",
+    ]
     done = gmsearch(*line)
     assert done.returncode == 0, done.stderr
     return runs / "c", done.stdout, line
@@ -197,7 +251,12 @@ def test_compare_trains_what_a_search_would(finished, images, tmp_path):
     for name in (f"{ours.id}-seed1", f"{PEER.name}-seed0"):
         network = ours if ours.id in name else PEER
         *_, curve = run_trial(
-            network, dataset, settings.recipe, tmp_path / name, seed=int(name[-1])
+            network,
+            dataset,
+            settings.recipe,
+            tmp_path / name,
+            seed=int(name[-1]),
+            watch=settings.watch,
         )
         lines = (folder / "trials" / name / "metrics.jsonl").read_text().splitlines()
         untimed = [
@@ -224,7 +283,11 @@ def test_the_table_is_that_of_the_files(finished):
             li for li in printed.splitlines() if li.strip().startswith(network["name"] + " ")
         )
         assert f"{network['top1']:.1f} ± {network['spread']:.1f}" in line
-    assert f"below {document['resolved']['between']:.1f} points are not resolved" in printed
+    resolved, bands = document["resolved"], document["bands_resolved"]
+    assert f"of top1 below {resolved['between']:.1f} points are not resolved" in printed
+    assert list(bands["bands"]) == ["low12", "high12"]
+    told = f"low12 {bands['bands']['low12']['between']:.1f}, high12 "
+    assert f"the {bands['num_images']} images of the bands are differences below: {told}" in printed
 
 
 def test_a_finished_comparison_answers_without_training(finished):

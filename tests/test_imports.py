@@ -17,7 +17,7 @@ FLOORS = (
     },
     {
         *{"references", "reading", "space", "space_file", "survey", "experiment", "run"},
-        *{"recipe_file", "effects", "ranking", "contrasts", "claims"},
+        *{"recipe_file", "effects", "ranking", "contrasts", "claims", "resolved"},
         *{"designs", "gain", "surrogate", "strategy", "stopping"},
     },
     {
@@ -103,7 +103,7 @@ DOORS = {
     "fvcore": {"fvcore_count"},
     "onnxruntime": {"onnx_export", "exporting.int8"},
     "safetensors": {"exporting.pretrained", "retraining", "weights"},
-    "scipy": {"compare", "agreement", "ranking", "surrogate", "gain", "contrasts"},
+    "scipy": {"resolved", "agreement", "ranking", "surrogate", "gain", "contrasts"},
     "matplotlib": {
         "picture",
         "band_picture",

@@ -1,0 +1,164 @@
+"""Training from files to weights: ours beside timm's loop with its loader, on the same images.
+
+    python benchmarks/speed/epochs.py FOLDER [--networks WHAT ...] [--resolution PX] [--json FILE]
+
+FOLDER has images in ImageNet layout. timm's side is what `train.py` of its repository does with
+`--model gmnet… --opt adamw --smoothing 0.1 --clip-grad 1`, with and without `--channels-last`: its
+loader, its transform (resized crops, flips, no RandAugment), its loss, optimizer and loop; the
+network has torch's own convolutions. Ours is the loop of a search trial on a pack of FOLDER, which
+is made once for all trials and not counted; its time is printed. Each trains some batches in turn;
+ratios are of the same round.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+
+import torch
+from roofline import spread
+from timm.data import create_dataset, create_loader
+from timm.loss import LabelSmoothingCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.utils import AverageMeter, dispatch_clip_grad
+from variants import without_ours
+
+from gmsearch import data
+from gmsearch.network import Network
+from gmsearch.recipe import Recipe
+from gmsearch.training import start, train
+from gmsearch.what import resolve
+from gmsearch.zoo import build_network
+
+FEW = 4  # batches of a turn
+
+
+def timms(
+    network: Network, folder: Path, resolution: int, batch_size: int, channels_last: bool
+) -> Iterator[None]:
+    """A step of timm's `train_one_epoch` (train.py, timm 1.0) for every item."""
+    dataset = create_dataset("", root=str(folder), split="train")
+    loader = create_loader(
+        dataset,
+        (3, resolution, resolution),
+        batch_size,
+        is_training=True,
+        color_jitter=0.0,
+        num_workers=0,
+        use_prefetcher=False,
+        persistent_workers=False,
+        device=torch.device("cpu"),
+    )
+    num_classes = len(dataset.reader.class_to_idx)
+    model = build_network(network, num_classes, resolution)
+    without_ours(model)
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=3e-3, weight_decay=0.05)
+    loss_fn = LabelSmoothingCrossEntropy(0.1)
+    losses = AverageMeter()
+    model.train()
+    while True:
+        for images, target in loader:
+            if channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            optimizer.zero_grad()
+            loss = loss_fn(model(images), target)
+            loss.backward()
+            dispatch_clip_grad(model.parameters(), value=1.0, mode="norm")
+            optimizer.step()
+            losses.update(loss.item(), len(images))
+            yield
+
+
+class _Enough(Exception):
+    """Ends the loop in the middle of an epoch, from where it can go on."""
+
+
+def ours(network: Network, dataset: data.Dataset, recipe: Recipe) -> Callable[[], float]:
+    """Trains some steps as a search trial does; returns the seconds of one."""
+    settings = {"seed": 0, "resolution": dataset.resolution}
+    state = start(network, len(dataset.classes), recipe, **settings)
+    marks: list[float] = []
+
+    def on_step(_num_steps: int) -> None:
+        marks.append(time.perf_counter())
+        if len(marks) > FEW:
+            raise _Enough
+
+    def turn() -> float:
+        marks.clear()
+        with suppress(_Enough):
+            next(train(state, dataset, recipe, seed=0, on_step=on_step))
+        return (marks[-1] - marks[0]) / FEW
+
+    return turn
+
+
+def steps_of(training: Iterator[None]) -> Callable[[], float]:
+    def turn() -> float:
+        began = time.perf_counter()
+        for _ in range(FEW):
+            next(training)
+        return (time.perf_counter() - began) / FEW
+
+    return turn
+
+
+def compare(what: str, folder: Path, dataset: data.Dataset, batch_size: int, rounds: int) -> dict:
+    """Prints and returns images per second of each, and the ratios to timm's loop."""
+    network, px = resolve(what), dataset.resolution
+    ways = {
+        "timm": steps_of(timms(network, folder, px, batch_size, channels_last=False)),
+        "timm --channels-last": steps_of(timms(network, folder, px, batch_size, True)),
+        "gmsearch": ours(network, dataset, Recipe(batch_size=batch_size)),
+    }
+    for turn in ways.values():
+        turn()
+    seconds = {name: list[float]() for name in ways}
+    for _ in range(rounds):
+        for name, turn in ways.items():
+            seconds[name].append(turn())
+    print(f"\n{what} at {px} px, batch of {batch_size}")
+    found: dict = {"network": what, "resolution": px, "batch_size": batch_size}
+    for name, took in seconds.items():
+        ratios = [a / b for a, b in zip(took, seconds["gmsearch"], strict=True)]
+        rate = batch_size / median(took)
+        print(f"{name:22}{rate:>8,.0f} images/s   gmsearch / this: {spread(ratios)}", flush=True)
+        found[name] = {"images_per_second": rate, "ratios": ratios}
+    return found
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        began = time.perf_counter()
+        source, cache = str(arguments.folder), Path(scratch)
+        dataset = data.load(source, resolution=arguments.resolution, seed=0, cache=cache)
+        print(f"packed in {time.perf_counter() - began:.1f} s")
+        found = [
+            compare(what, arguments.folder, dataset, arguments.batch_size, arguments.rounds)
+            for what in arguments.networks
+        ]
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--networks", nargs="+", default=["gmnet_s1", "gmnet@300M"], metavar="WHAT")
+    parser.add_argument("--resolution", type=int, default=64, metavar="PX")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

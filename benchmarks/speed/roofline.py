@@ -1,0 +1,64 @@
+"""What a machine could do at most, measured, and what a training step would take then."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from gmsearch.cost import LayerCost
+
+# Of every element that a layer writes: written and read in the forward pass, read again for the
+# gradient of the next layer, and its own gradient written and read.
+TRANSFERS = 5
+OPERATIONS = 6  # of a MAC: two forward, and twice as many for the gradients of input and weight
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Of one device, with the threads that torch has now."""
+
+    operations: float  # of a matrix product, per second
+    bytes: float  # read or written by a copy, per second
+    bytes_of_element: int
+
+
+def measure(device: torch.device, dtype: torch.dtype) -> Ceilings:
+    """The best of some repeats: a product of large matrices, a copy that no cache holds."""
+    on_gpu = device.type == "cuda"
+    side, elements = (8192, 1 << 29) if on_gpu else (1536, 1 << 26)
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    source = torch.zeros(elements, device=device, dtype=dtype)
+    target = torch.empty_like(source)
+    product = torch.empty_like(a)
+    best_product = _best(lambda: torch.matmul(a, a, out=product), device)
+    best_copy = _best(lambda: target.copy_(source), device)
+    width = source.element_size()
+    return Ceilings(2 * side**3 / best_product, 2 * width * elements / best_copy, width)
+
+
+def _best(action: Callable[[], object], device: torch.device, repeats: int = 7) -> float:
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        action()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def floor(rows: list[LayerCost], batch_size: int, ceilings: Ceilings) -> float:
+    """Seconds of a step if every layer, one after the other, reached its ceiling."""
+    seconds = 0.0
+    for row in rows:
+        arithmetic = OPERATIONS * row.macs / ceilings.operations
+        memory = TRANSFERS * row.activations * ceilings.bytes_of_element / ceilings.bytes
+        seconds += max(arithmetic, memory)
+    return batch_size * seconds
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    low, middle, high = (f"{v:,.{digits}f}" for v in (min(values), median(values), max(values)))
+    return f"{middle} ({low}-{high})"

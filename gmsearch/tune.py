@@ -6,6 +6,7 @@ on the same jobs.
 """
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,6 +77,7 @@ def run_trials(
     ways = {"mark": str(scratch / MARK), "checkpoints": place}
     lookout = Lookout(settings, resources, dataset, say)
     driver = Driver(settings, lookout, jobs, listeners, meter, ways, shelf)
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
     try:
         tune.Tuner(
             trainable,
@@ -102,6 +104,7 @@ def run_trials(
         # Ray wraps what a callback raises into its own traceback.
         raise driver.error from driver.error.__cause__
     finally:
+        signal.signal(signal.SIGINT, on_ctrl_c)  # Ray would swallow the first one after it
         shutil.rmtree(scratch, ignore_errors=True)
     return driver.first_training
 

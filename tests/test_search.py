@@ -215,3 +215,18 @@ def test_a_mistake_that_shows_late_leaves_nothing_either(images, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "no Ray cluster at 127.0.0.1:1" in done.stderr
     assert not (tmp_path / "r").exists()
+
+
+def test_after_the_trainings_ctrl_c_is_what_it_was(images, tmp_path):
+    """Ray would keep it for itself, and what comes after them could not be stopped at once."""
+    words = command(images, tmp_path, "--trials", "1", "--epochs", "1", "--workers", "1")[3:]
+    script = """
+import signal, sys
+from gmsearch.cli import main
+
+before = signal.getsignal(signal.SIGINT)
+assert main(sys.argv[1:]) == 0
+assert signal.getsignal(signal.SIGINT) is before
+"""
+    done = run([sys.executable, "-c", script, *words], stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr

@@ -192,7 +192,7 @@ def finished(tmp_path_factory):
     images = make_folder(place / "images", per_class=24, side=32)
     line = [sys.executable, "-c", PROGRAM, str(images), str(place / "r")]
     done = subprocess.run(
-        line, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=400
+        line, capture_output=True, text=True, cwd=Path(__file__).parent, timeout=600
     )
     assert done.returncode == 0, done.stderr
     return settings(images), RunFolder(place / "r"), json.loads(done.stdout.splitlines()[-1])

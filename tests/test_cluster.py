@@ -74,7 +74,7 @@ def test_a_node_without_the_runs_disk_joins_and_is_lost_in_mid_run(images, tmp_p
         wait_until(lambda: len(curves(folder)[second]) >= 3, driver)
         assert (folder / "trials" / second / "checkpoint.pt").exists()
         kill_session(node.pid)
-        output, errors = driver.communicate(timeout=400)
+        output, errors = driver.communicate(timeout=600)
     finally:
         driver.kill()
         driver.wait()

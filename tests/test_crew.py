@@ -125,7 +125,7 @@ def test_two_workers_train_as_one_that_accumulates(dataset):
     workers = [context.Process(target=work, args=(rank, port, results)) for rank in range(2)]
     for worker in workers:
         worker.start()
-    found = sorted(results.get(timeout=120) for _ in workers)
+    found = sorted(results.get(timeout=300) for _ in workers)
     for worker in workers:
         worker.join()
     (_, first, state), (_, second, other) = found

@@ -137,7 +137,7 @@ def run_block(folder, word, images, tmp_path, without=()):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return np.load(tmp_path / "logits.npy")

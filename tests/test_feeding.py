@@ -561,7 +561,7 @@ def test_four_trials_on_one_pack_share_its_memory(tmp_path):
     readers = [context.Process(target=read_an_epoch, args=told) for _ in range(4)]
     for reader in readers:
         reader.start()
-    found = [answers.get(timeout=60) for _ in readers]
+    found = [answers.get(timeout=300) for _ in readers]
     for reader in readers:
         reader.join(60)
         assert reader.exitcode == 0

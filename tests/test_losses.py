@@ -93,7 +93,7 @@ def test_a_run_whose_ray_dies_ends_in_a_line_and_goes_on_narrower_in_a_journal(i
         rows = [row.split(None, 2) for row in listing if "raylet/raylet --" in row]
         (raylet,) = [int(pid) for pid, session, _ in rows if session == str(driver.pid)]
         os.kill(raylet, signal.SIGKILL)
-        _, errors = driver.communicate(timeout=120)
+        _, errors = driver.communicate(timeout=300)
     finally:
         driver.kill()
     assert driver.returncode == 1

@@ -93,14 +93,14 @@ def test_a_node_that_does_not_see_the_pack_gets_a_copy(tmp_path):
         words = f"-m gmsearch run --space {space} --budget 30M --data {images} --resolution 32"
         words += f" --trials 4 --epochs 1 --runs-dir {tmp_path} --name r --workers 2"
         line = [sys.executable, *words.split(), "--address", cluster.address]
-        done = subprocess.run(line, env=head, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(line, env=head, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr + done.stdout
         assert done.stdout.count("copying") == 1
         (copy,) = (tmp_path / "blind" / "gmsearch" / "copies").iterdir()
         (pack,) = (hidden / "cache" / "gmsearch" / "packs").iterdir()
         assert read_pack(copy).digest(SEARCHED) == read_pack(pack).digest(SEARCHED) == copy.name
         again = subprocess.run(
-            [*line, "--trials", "6"], env=head, capture_output=True, text=True, timeout=300
+            [*line, "--trials", "6"], env=head, capture_output=True, text=True, timeout=600
         )
         assert again.returncode == 0, again.stderr
         assert "copying" not in again.stdout
@@ -118,4 +118,4 @@ ray.init(address={address!r}, log_to_driver=False)
 while sum(node["Alive"] for node in ray.nodes()) < {count}:
     time.sleep(0.5)
 """
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=300)

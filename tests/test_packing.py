@@ -452,7 +452,7 @@ def start(source: Path, out: Path, seconds: float = 0) -> subprocess.Popen:
 
 def end(process: subprocess.Popen) -> str:
     """Its output, once it ends well."""
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0 and not errors, errors
     return output
 
@@ -509,7 +509,7 @@ def test_ctrl_c_ends_in_one_line_and_can_be_gone_on_with(tmp_path, folder, small
     until(lambda: list(out.glob(".packing/*-*.json")))
     for one in processes_of(out):  # a terminal tells all of them
         os.kill(one, signal.SIGINT)
-    output, errors = process.communicate(timeout=20)
+    output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "gmsearch: stopped\n")
     until(lambda: not processes_of(out), seconds=5)
     end(start(folder, out))

@@ -58,7 +58,7 @@ def run(images, tmp_path_factory) -> Path:
 
 def gmsearch(words: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "gmsearch", *words.split()]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+    return subprocess.run(line, capture_output=True, text=True, timeout=600)
 
 
 def mistake(words: str, capsys) -> str:
@@ -411,7 +411,7 @@ def test_ctrl_c_leaves_what_was_done(run, tmp_path):
             time.sleep(0.05)
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=120)
+        _, error = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130 and error == "gmsearch: stopped\n"
@@ -455,11 +455,11 @@ sys.exit(main(sys.argv[1:]))
                 assert process.poll() is None
             pid = process.pid if victim == "driver" else worker_of(folder)
             os.kill(pid, signal.SIGKILL)
-            process.wait(timeout=240)
+            process.wait(timeout=600)
             if victim == "worker":
                 assert process.returncode == 0
         if not (folder / "result.json").exists():
-            done = subprocess.run(line, capture_output=True, text=True, timeout=240)
+            done = subprocess.run(line, capture_output=True, text=True, timeout=600)
             assert done.returncode == 0, done.stderr
         weights[name] = load_file(folder / "model.safetensors")
         assert len((folder / "metrics.jsonl").read_text().splitlines()) == 6

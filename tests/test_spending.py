@@ -62,7 +62,7 @@ def test_a_run_stops_at_its_device_hours_and_goes_on_with_more(tmp_path):
 
     def gmsearch(line: str) -> str:
         command = [sys.executable, "-m", "gmsearch", *line.split()]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

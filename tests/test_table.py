@@ -15,7 +15,7 @@ from gmsearch.experiment import Tabulation, make_settings
 from gmsearch.space_file import read_space, read_space_data
 from gmsearch.table import EPOCH, TrialTable, in_words, noise, plan, read_table, write_table
 
-PATIENCE = 180  # seconds
+PATIENCE = 600  # seconds, on a busy machine
 
 
 def tabulation(**settings) -> Tabulation:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.distributions import CategoricalDistribution
 
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.history import read_history
@@ -55,10 +56,11 @@ def made_up(folder: RunFolder, count: int) -> RunFolder:
         study_name="r",
         directions=["maximize", "minimize"],
     )
+    options = {choice.name: CategoricalDistribution(choice.options) for choice in space.choices}
     rng = np.random.default_rng(0)
     trials = []
     while len(trials) < count:
-        architecture = space.draw(rng).architecture
+        picks, architecture = space.draw(rng)
         cost = space.cost(architecture)
         if cost.macs > BUDGET:
             continue
@@ -70,8 +72,15 @@ def made_up(folder: RunFolder, count: int) -> RunFolder:
         ]
         notes = {"architecture": architecture.to_dict(), **cost._asdict(), "baseline": None}
         notes |= {"id": architecture.id, "curve": curve, "epochs": EPOCHS, "seconds": 30.0}
-        values = [curve[-1]["top1"], cost.macs]
-        trials.append(optuna.create_trial(values=values, user_attrs=notes))
+        trials.append(
+            optuna.create_trial(
+                values=[curve[-1]["top1"], cost.macs],
+                params=picks,
+                distributions=options,
+                user_attrs=notes,
+                system_attrs={"constraints": [cost.macs / BUDGET - 1]},
+            )
+        )
     study.add_trials(trials)
     return folder
 

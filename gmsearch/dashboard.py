@@ -28,7 +28,7 @@ from gmsearch.history import History, HistoryReader
 from gmsearch.notes import BEGINNING, FOREIGN, run_note, taken_up_note, trial_note
 from gmsearch.plots import front_figure, hypervolume_figure
 from gmsearch.record import TrialRecord
-from gmsearch.storage import READ_ERRORS, first_line, open_storage
+from gmsearch.storage import READ_ERRORS, first_line, open_storage, with_cache
 
 HOST = "127.0.0.1"  # a dashboard has no login
 NAMES = (HOST, "localhost", "[::1]")  # that a browser on this machine has for it
@@ -64,7 +64,7 @@ def open_dashboard(folder: Path | None, storage: str | None, port: int | None) -
     else:
         assert storage is not None
         store, place = _checked(storage), "/dashboard"
-    app = optuna_dashboard.wsgi(store)
+    app = optuna_dashboard.wsgi(with_cache(store))
     if not isinstance(app, Bottle):  # it could not be kept from writing
         raise SettingsError(f"{_version()} is built in another way; install {TESTED}")
     if reader is not None and not any(

@@ -202,7 +202,7 @@ def effects_of(
         importances=_importances(moving, draws, noise),
         contrasts=tuple(c for f, d in zip(moving, draws, strict=True) for c in _contrasts(f, d)),
         noise=float(noise.mean()),
-        num_networks=len(set(networks)),
+        num_networks=len({network.id for network in networks}),
     )
 
 
@@ -231,13 +231,14 @@ def _complete(
 def _factors(networks: Sequence[Architecture]) -> list[_Factor]:
     """What may have an effect: each factor with two levels or more."""
     factors = []
-    numbers = {network: number for number, network in enumerate(dict.fromkeys(networks))}
-    which = np.array([numbers[network] for network in networks])
+    which = np.unique([network.id for network in networks], return_inverse=True)[1]
+    num_networks = len(np.unique(which))
     gated = np.array([[stage.placement != "none" for stage in n.stages] for n in networks])
     for name, all_levels in _LEVELS.items():
-        table = np.array([[getattr(stage, name) for stage in n.stages] for n in networks])
+        number_of = {level: number for number, level in enumerate(all_levels)}
+        table = np.array([[number_of[getattr(s, name)] for s in n.stages] for n in networks])
         counted = gated if name in _OF_GATES else np.ones_like(gated)
-        has = [(table == level) & counted for level in all_levels]
+        has = [(table == number) & counted for number in range(len(all_levels))]
         present = [i for i, where in enumerate(has) if where.any()]
         if len(present) < 2:
             continue
@@ -248,7 +249,7 @@ def _factors(networks: Sequence[Architecture]) -> list[_Factor]:
         factors.append(_Factor(name, levels, counts, shares @ basis, basis))
     for name, (unit, size_of) in _SIZES.items():
         sizes = np.array([[size_of(network)] for network in networks])
-        factors.append(_Factor(name, (unit,), (len(numbers),), sizes - sizes.mean(), np.eye(1)))
+        factors.append(_Factor(name, (unit,), (num_networks,), sizes - sizes.mean(), np.eye(1)))
     return factors
 
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +13,9 @@ from gmsearch.palette import BASELINE_MARKS, BLUE, COST_WORDS, ORANGE, PALE, VER
 from gmsearch.record import TrialRecord, front_of, interval_of, tied
 from gmsearch.space import format_size
 from gmsearch.survey import Survey, feasible_in_words, shares
+
+if TYPE_CHECKING:  # it takes a second to import, and few commands need it
+    from matplotlib.figure import Figure
 
 NUM_BARS = 40
 
@@ -27,14 +29,16 @@ def draw_front(
     The bars are 95 % intervals from the number of minival images, where it is known; a seed's own
     noise comes on top. Dots of the front whose interval overlaps their neighbour's are hollow.
     """
-    plt = _pyplot()
+    from matplotlib.figure import Figure
+
     cost = experiment.objectives[1]
     complete = [record for record in records if record.state == "complete"]
     searched = [record for record in complete if not record.baseline]
     best = front_of(complete, experiment.objectives)
     line = sorted(front_of(complete, ("top1", cost)), key=lambda record: getattr(record, cost))
 
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
     if complete and num_minival is not None:
         costs, top1s = _columns(complete, cost)
         ends = np.array([interval_of(top1, num_minival) for top1 in top1s]).T
@@ -83,11 +87,12 @@ def draw_space(path: Path, result: Survey) -> None:
 
     Raises SettingsError where the picture cannot be written.
     """
+    from matplotlib.figure import Figure
+
     if path.is_dir() or path.suffix.lower() != ".png":
         raise SettingsError(f"--plot {path}: a PNG is drawn; give a file such as space.png")
-    figure, (above, below) = _pyplot().subplots(
-        2, 1, figsize=(8, 6.5), sharex=True, layout="constrained"
-    )
+    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True)
     ends = result.smallest, max(result.largest, 1.01 * result.smallest)
     _draw_histogram(above, result, np.geomspace(*ends, NUM_BARS + 1))
     _draw_shares(below, result, np.unique([result.smallest, *result.macs, result.largest]))
@@ -139,19 +144,9 @@ def _bare(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _pyplot() -> ModuleType:
-    import matplotlib  # takes a second to import, and few commands need it
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
-def _write(path: Path, figure: Any) -> None:
+def _write(path: Path, figure: "Figure") -> None:
     with replacing(path) as file:
         figure.savefig(file, dpi=130, format="png")
-    _pyplot().close(figure)
 
 
 def _point(record: TrialRecord, cost: str) -> tuple[float, float]:

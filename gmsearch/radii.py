@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from gmsearch.errors import SettingsError
 
@@ -62,6 +63,7 @@ def is_band(name: str) -> bool:
     return band_meant(name) == name
 
 
+@lru_cache(maxsize=1024)  # asked of every objective of every epoch
 def band_meant(name: str) -> str | None:
     """The name of the part that was meant: high12 by high12.0; None where it is that of none."""
     told = re.fullmatch(rf"({'|'.join(SIDES)})(\d+(\.\d+)?)", name)

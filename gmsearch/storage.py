@@ -7,13 +7,16 @@ Passwords come with the URL or from where the database's own programs look for t
 
 import json
 import os
+from collections import defaultdict
+from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from sqlalchemy import URL, event, make_url
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL, column, event, make_url, select, table
 from sqlalchemy.exc import SQLAlchemyError
 
 from gmsearch.errors import SettingsError
@@ -24,6 +27,61 @@ STORAGE_ERRORS = (OptunaError, SQLAlchemyError)  # what a broken or locked study
 # Of another version, of a database without a driver, or no storage at all.
 READ_ERRORS = (*STORAGE_ERRORS, RuntimeError, ImportError, ValueError, OSError)
 PATIENCE = 10  # seconds for a database to answer
+# Where Optuna keeps trials in a database, of its versions 3 to 5.
+_TRIALS = table("trials", *map(column, ("trial_id", "study_id", "number", "state")))
+_NOTES = table("trial_user_attributes", *map(column, ("trial_id", "key", "value_json")))
+
+
+class ReadTrial(NamedTuple):
+    """A trial without its parameters, which take most of the time to read a study, and which only
+    its writer needs.
+    """
+
+    number: int
+    state: TrialState
+    user_attrs: dict[str, Any]
+    params: dict[str, Any]  # none
+
+
+def read_trials(
+    storage: BaseStorage, study_id: int, known: Container[int]
+) -> list[ReadTrial] | list[FrozenTrial]:
+    """The trials of a study, without those whose numbers are `known`, by number. Raises one of
+    READ_ERRORS.
+    """
+    if not isinstance(storage, RDBStorage):
+        trials = storage.get_all_trials(study_id, deepcopy=False)
+        return [trial for trial in trials if trial.number not in known]
+    of_study = _TRIALS.c.study_id == study_id
+    with storage.engine.connect() as connection:
+        every = connection.execute(
+            select(_TRIALS.c.trial_id, _TRIALS.c.number, _TRIALS.c.state).where(of_study)
+        )
+        new = sorted((row for row in every if row.number not in known), key=lambda row: row.number)
+        if not new:
+            return []
+        found = connection.execute(  # after the states: a trial that ended has all its attributes
+            select(_NOTES)
+            .join(_TRIALS, _TRIALS.c.trial_id == _NOTES.c.trial_id)
+            .where(of_study, _NOTES.c.trial_id >= min(row.trial_id for row in new))
+        )
+        texts: dict[int, dict[str, str]] = defaultdict(dict)
+        for trial_id, key, text in found:
+            texts[trial_id][key] = text
+    return [
+        ReadTrial(
+            row.number,
+            TrialState[row.state],
+            {key: json.loads(text) for key, text in texts[row.trial_id].items()},
+            {},
+        )
+        for row in new
+    ]
+
+
+def with_cache(storage: BaseStorage) -> BaseStorage:
+    """The same, which reads trials that have ended once."""
+    return get_storage(storage)
 
 
 def place_of(folder: RunFolder, storage: str | None) -> str:
@@ -56,7 +114,7 @@ def open_to_read(folder: RunFolder, storage: str | None) -> BaseStorage:
     if not folder.study_file.is_file():
         raise SettingsError(f"{folder.path} has no study.db yet; let it start its first trial")
     try:
-        return get_storage(RDBStorage(_url_to_read(folder), skip_table_creation=True))
+        return RDBStorage(_url_to_read(folder), skip_table_creation=True)
     except READ_ERRORS as error:
         raise SettingsError(f"{folder.study_file}: cannot be read: {first_line(error)}") from None
 
@@ -79,9 +137,7 @@ def open_storage(storage: str) -> BaseStorage:
         url = make_url(storage)
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
             raise SettingsError(f"{said}: no such file; give one that a study was written to")
-        return get_storage(
-            RDBStorage(storage, engine_kwargs=_engine(storage), skip_table_creation=True)
-        )
+        return RDBStorage(storage, engine_kwargs=_engine(storage), skip_table_creation=True)
     except READ_ERRORS as error:
         raise SettingsError(
             f"{said}: cannot be read: {first_line(error)}; "

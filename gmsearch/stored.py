@@ -13,7 +13,14 @@ from gmsearch.errors import ArchitectureError, SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.record import TrialRecord
 from gmsearch.run import RunFolder, read_curve
-from gmsearch.storage import READ_ERRORS, first_line, open_to_read, place_of
+from gmsearch.storage import (
+    READ_ERRORS,
+    ReadTrial,
+    first_line,
+    open_to_read,
+    place_of,
+    read_trials,
+)
 
 SETTINGS = "settings"  # the attribute of a study with the digest of its run's
 _STATES = {
@@ -34,7 +41,7 @@ class Stored(NamedTuple):
 
 class StudyReader:
     """Reads the trials of a run, which may go on meanwhile; writes nothing. Trials that have ended
-    are read once.
+    are read once, and the records have no `picks`.
 
     `storage` is where the study lies if not where the run says, as `open_storage` takes it. Raises
     SettingsError where there is no study, or another one.
@@ -48,6 +55,7 @@ class StudyReader:
         storage = experiment.storage if storage is None else storage
         self._place = place_of(folder, storage)
         self._ended: dict[int, TrialRecord | None] = {}
+        self._successors: dict[int, int] = {}
         self.storage = open_to_read(folder, storage)
         try:
             self.study_id = self.storage.get_study_id_from_name(experiment.name)
@@ -64,24 +72,20 @@ class StudyReader:
         """The trials as they stand."""
         with _nothing_collected():
             try:
-                trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
-            except READ_ERRORS as error:
+                trials = read_trials(self.storage, self.study_id, self._ended)
+            except (*READ_ERRORS, LookupError) as error:  # such as a state that is none
                 raise self._unreadable(error) from None
-            again = {trial.number: trial.user_attrs.get("continues") for trial in trials}
-            successors = {
-                before: number for number, before in again.items() if isinstance(before, int)
-            }
-            records = [self._record(trial) for trial in trials if trial.number not in successors]
+            new = {t.number: record_of(t, self._folder, self._experiment) for t in trials}
+        for trial in trials:
+            before = trial.user_attrs.get("continues")
+            if isinstance(before, int):
+                self._successors[before] = trial.number
+            if trial.state.is_finished():
+                self._ended[trial.number] = new[trial.number]
+        every = sorted((self._ended | new).items())
+        records = [record for number, record in every if number not in self._successors]
         known = [record for record in records if record is not None]
-        return Stored(known, len(records) - len(known), successors)
-
-    def _record(self, trial: FrozenTrial) -> TrialRecord | None:
-        if trial.number not in self._ended:
-            record = record_of(trial, self._folder, self._experiment)
-            if not trial.state.is_finished():
-                return record
-            self._ended[trial.number] = record
-        return self._ended[trial.number]
+        return Stored(known, len(records) - len(known), dict(self._successors))
 
     def _unreadable(self, error: Exception) -> SettingsError:
         return SettingsError(f"{self._place}: cannot be read: {first_line(error)}")
@@ -123,27 +127,29 @@ def read_records(folder: RunFolder, experiment: Experiment) -> Stored:
     return StudyReader(folder, experiment).read()
 
 
-def record_of(frozen: FrozenTrial, folder: RunFolder, experiment: Experiment) -> TrialRecord | None:
+def record_of(
+    trial: FrozenTrial | ReadTrial, folder: RunFolder, experiment: Experiment
+) -> TrialRecord | None:
     """A stored trial; None for one that another program wrote, or that was cut off."""
-    notes = frozen.user_attrs
+    notes = trial.user_attrs
     if not isinstance(notes.get("continues", 0), int):
         return None
     try:
         network = Architecture.from_dict(notes["architecture"])
         curve = notes.get("curve", [])
-        if not curve or frozen.state == TrialState.RUNNING:  # the folder may have more of it
+        if not curve or trial.state == TrialState.RUNNING:  # the folder may have more of it
             curve = max(curve, read_curve(folder.trial_folder(network.id)), key=len)
         record = TrialRecord(
-            number=frozen.number,
+            number=trial.number,
             id=notes["id"],
-            state=_STATES[frozen.state],
+            state=_STATES[trial.state],
             network=network,
             seed=experiment.seed,
             macs=notes["macs"],
             params=notes["params"],
             activations=notes["activations"],
             baseline=notes["baseline"],
-            picks=dict(frozen.params),
+            picks=dict(trial.params),
             curve=curve,
             reason=notes.get("reason"),
         )

@@ -24,7 +24,7 @@ from gmsearch.plots import hypervolume_figure
 from gmsearch.recipe import Recipe
 from gmsearch.record import interval_of, tied
 from gmsearch.report.account import account_of, account_rows, checklist
-from gmsearch.report.charts import curves_figure, some_trials
+from gmsearch.report.charts import curves_figure, shown_curves
 from gmsearch.report.drawing import ACTIVATION, GATE, steps
 from gmsearch.report.page import lead, warnings
 from gmsearch.report.tables import curves_table
@@ -434,7 +434,7 @@ def test_ties_are_intervals_that_overlap(run):
 def test_not_all_curves_are_drawn_of_a_long_run(run):
     table = curves_table(read_history(run))
     many = pd.concat([table.assign(number=table.number + 100 * i, id=f"n{i}") for i in range(100)])
-    shown = some_trials(many, ["n3"])
+    shown = shown_curves(many, ["n3"])
     assert shown.number.nunique() <= 300 + 11 and set(shown[shown.id == "n3"].number) == set(
         many[many.id == "n3"].number
     )

@@ -2,11 +2,15 @@
 
 import json
 import sqlite3
+import tempfile
 from pathlib import Path
 
 import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from made_runs import curve
+from optuna.trial import Trial, TrialState
 
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings, read_settings
@@ -14,6 +18,7 @@ from gmsearch.gmnet import gmnet, gmnet_within, without_gates
 from gmsearch.run import RunData, RunFolder, check_run, write_settings
 from gmsearch.search import as_begun, run_search
 from gmsearch.space_file import read_space, read_space_data
+from gmsearch.storage import open_storage, open_to_write, read_trials
 from gmsearch.stored import read_records
 from gmsearch.study import SearchStudy
 
@@ -161,6 +166,47 @@ def test_what_is_read_of_a_study_is_what_its_writer_knows(open_study, experiment
     assert others == 2 and [record.state for record in found] == ["complete", "failed", "running"]
     for record in found[:2]:
         assert record == study.records[record.number]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+@given(
+    steps=st.lists(st.sampled_from(["ask", "note", "end", "fail", "wait", "other"]), max_size=25)
+)
+@settings(max_examples=10, deadline=None)
+def test_trials_are_read_as_optuna_reads_them(kind, steps):
+    """All of them, and then only those that had not ended; a second study is in the same place."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = f"sqlite:///{scratch}/s.db" if kind == "sqlite" else f"journal://{scratch}/s.log"
+        folder = RunFolder(Path(scratch))
+        study, other = (
+            optuna.create_study(storage=open_to_write(folder, place), study_name=name)
+            for name in ("r", "s")
+        )
+        ended: set[int] = set()
+        for number, step in enumerate(steps):
+            running = study.get_trials(states=[TrialState.RUNNING])
+            match step:
+                case "ask":
+                    study.ask()
+                case "note" if running:
+                    trial = Trial(study, running[0]._trial_id)
+                    trial.set_user_attr(f"note {number % 3}", {"of": [number, None, 0.1]})
+                case "end" if running:
+                    study.tell(running[-1].number, float(number))
+                case "fail" if running:
+                    study.tell(running[0].number, state=TrialState.FAIL)
+                case "wait":
+                    study.enqueue_trial({"x": 1}, user_attrs={"a": "ß'\""})
+                case "other":
+                    other.add_trial(optuna.create_trial(value=1.0, user_attrs={"theirs": number}))
+            reader = open_storage(place)
+            theirs = [(t.number, t.state, t.user_attrs) for t in study.trials]
+            for known in (set(), ended):
+                ours = read_trials(reader, reader.get_study_id_from_name("r"), known)
+                assert [(t.number, t.state, t.user_attrs) for t in ours] == [
+                    told for told in theirs if told[0] not in known
+                ]
+            ended = {number for number, state, _ in theirs if state.is_finished()}
 
 
 def test_a_study_that_is_not_there_is_told(open_study, experiment, tmp_path):

@@ -1,11 +1,15 @@
 """The figures that only a report has, in plotly: learning curves and gate effects."""
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from gmsearch.palette import BLUE, GREEN, GREY, ORANGE, VERMILION
 
+T = TypeVar("T")
 MOST_CURVES = 300  # in a figure; all of them are in curves.csv
 EFFECTS_AXIS = "points of top1 at equal MACs, against the mean of the factor (95 % interval)"
 STATES = {
@@ -19,12 +23,12 @@ STATES = {
 def curves_figure(curves: pd.DataFrame, front: list[str]) -> go.Figure:
     """top1 after each epoch: the front's by name, all others by what became of them."""
     figure = go.Figure()
-    shown = some_trials(curves, front)
+    shown = shown_curves(curves, front)
     for state, (words, colour) in STATES.items():
         part = shown[(shown.state == state) & ~shown.id.isin(front)]
         if part.empty:
             continue
-        x, y, ids = _lines(part)
+        x, y, ids = joined(part)
         figure.add_scatter(
             x=x,
             y=y,
@@ -54,16 +58,20 @@ def curves_figure(curves: pd.DataFrame, front: list[str]) -> go.Figure:
     return figure
 
 
-def some_trials(curves: pd.DataFrame, front: list[str]) -> pd.DataFrame:
+def shown_curves(curves: pd.DataFrame, front: list[str]) -> pd.DataFrame:
     """The curves of the front and of MOST_CURVES trials at most, evenly over their numbers."""
-    numbers = curves.number.unique()
-    if len(numbers) > MOST_CURVES:
-        step = np.linspace(0, len(numbers) - 1, MOST_CURVES).round().astype(int)
-        numbers = numbers[step]
+    numbers = evenly(list(curves.number.unique()))
     return curves[curves.number.isin(numbers) | curves.id.isin(front)]
 
 
-def _lines(curves: pd.DataFrame) -> tuple[list, list, list]:
+def evenly(trials: Sequence[T]) -> list[T]:
+    """MOST_CURVES of them at most, from the first to the last."""
+    if len(trials) <= MOST_CURVES:
+        return list(trials)
+    return [trials[i] for i in np.linspace(0, len(trials) - 1, MOST_CURVES).round().astype(int)]
+
+
+def joined(curves: pd.DataFrame) -> tuple[list, list, list]:
     """Many curves as one line with gaps."""
     x: list = []
     y: list = []

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,7 +11,6 @@ from jinja2 import Environment, PackageLoader
 from plotly.offline import get_plotlyjs
 
 from gmsearch.agreement import correlation_in_words
-from gmsearch.band_picture import bands_figure
 from gmsearch.certificate import read_certificate
 from gmsearch.finalists import Finalist
 from gmsearch.history import History
@@ -22,8 +21,6 @@ from gmsearch.radii import is_band
 from gmsearch.record import band_cost_in_words, interval_of
 from gmsearch.report.account import account_of, account_rows, checklist
 from gmsearch.report.charts import MOST_CURVES, curves_figure, effects_figure
-from gmsearch.report.drawing import draw_best
-from gmsearch.report.pictures import band_effects_figure, band_lines, objectives_figure
 from gmsearch.report.tables import Tables
 from gmsearch.space import format_size
 from gmsearch.spending import has_spent_all, spent_in_words
@@ -62,10 +59,12 @@ def page_of(
     history: History,
     tables: Tables,
     finalists: Sequence[Finalist],
-    others: Sequence[History] = (),
+    others: Sequence[History],
+    drawn: Mapping[str, "Figure"],
 ) -> str:
-    """The text of the page; `others` are runs to compare with."""
+    """The text of the page; `others` are runs to compare with, `drawn` what `figures_of` gives."""
     account = account_of(history)
+    pictures = {name: _svg(figure) for name, figure in drawn.items()}
     environment = Environment(
         loader=PackageLoader("gmsearch.report", "."), autoescape=True, trim_blocks=True
     )
@@ -76,7 +75,7 @@ def page_of(
         plotly=get_plotlyjs(),
         figures=_figures(history, tables, others),
         front=told(tables.front),
-        objectives=objectives_svg(history),
+        objectives=pictures.get("objectives"),
         front_note=front_note(history),
         proxy_note=proxy_note(history),
         baselines=told(tables.baselines),
@@ -87,8 +86,8 @@ def page_of(
         importance=told(_with_range(tables.importance)),
         curves_note=curves_note(tables.curves),
         hypervolume_note=hypervolume_note(history),
-        bands=_bands(history, tables),
-        drawings=list(_drawings(history)),
+        bands=_bands(history, tables, pictures),
+        drawings=list(_drawings(history, pictures)),
         account=account_rows(account),
         checklist=checklist(history, others),
     )
@@ -202,32 +201,27 @@ def _figures(history: History, tables: Tables, others: Sequence[History]) -> dic
     }
 
 
-def objectives_svg(history: History) -> str | None:
-    """The front in each of its accuracies, where there are several."""
-    several = history.front and len(history.experiment.accuracies) > 1
-    return _svg(objectives_figure(history)) if several else None
-
-
-def _bands(history: History, tables: Tables) -> dict[str, Any] | None:
+def _bands(history: History, tables: Tables, pictures: Mapping[str, str]) -> dict[str, Any] | None:
     """What is told of the bands, where they were watched."""
     cost = band_cost_in_words(history.records)
     if cost is None:
         return None
-    effects = tables.band_effects
     return {
         "note": cost,
-        "curves": _svg(bands_figure(list(band_lines(history)))),
+        "curves": pictures["bands"],
         "statements": tables.band_statements,
-        "effects": None if effects is None else _svg(band_effects_figure(effects)),
+        "effects": pictures.get("band_effects"),
     }
 
 
-def _drawings(history: History) -> Iterator[dict[str, Any]]:
+def _drawings(history: History, pictures: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """The first of the front as diagrams."""
-    for record, figure in draw_best(history):
+    for record in history.front:
+        if record.id not in pictures:
+            continue
         title = f"{record.id}: top1 {record.top1:.1f} %, {format_size(record.macs)} MACs"
         lines = lines_to_type(history.folder.path, record.id, history.data)
-        yield {"title": title, "svg": _svg(figure), "lines": lines}
+        yield {"title": title, "svg": pictures[record.id], "lines": lines}
 
 
 def _svg(figure: "Figure") -> str:

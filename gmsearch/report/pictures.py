@@ -1,26 +1,68 @@
 """The figures of a report as PNG files, in matplotlib."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from gmsearch.band_picture import Line
+from gmsearch.band_picture import Line, bands_figure
 from gmsearch.effects import OF_GATES
 from gmsearch.files import replacing
 from gmsearch.history import History
 from gmsearch.palette import BASELINE_MARKS, BLUE, GREY, ORANGE, PALE, RUNS, VERMILION, in_words
+from gmsearch.picture import draw_front
 from gmsearch.radii import SIDES
-from gmsearch.record import TrialRecord, front_of
-from gmsearch.report.charts import EFFECTS_AXIS, STATES, some_trials
+from gmsearch.record import TrialRecord, band_cost_in_words, front_of
+from gmsearch.report.charts import EFFECTS_AXIS, STATES, evenly, joined, shown_curves
+from gmsearch.report.drawing import draw_best
+from gmsearch.report.tables import Tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 130
+
+
+def figures_of(history: History, tables: Tables) -> dict[str, "Figure"]:
+    """What the page and its folder both show, as SVG and as PNG, by the names of the files; the
+    networks by their ids.
+    """
+    found = {}
+    if history.front and len(history.experiment.accuracies) > 1:
+        found["objectives"] = objectives_figure(history)
+    if band_cost_in_words(history.records):
+        found["bands"] = bands_figure(list(band_lines(history)))
+    if tables.band_effects is not None:
+        found["band_effects"] = band_effects_figure(tables.band_effects)
+    return found | {record.id: figure for record, figure in draw_best(history)}
+
+
+def draw_all(
+    history: History, tables: Tables, figures: Mapping[str, "Figure"], folder: Path
+) -> list[Path]:
+    """Writes the pictures of what there is; returns the files."""
+    files = []
+
+    def named(name: str) -> Path:
+        files.append(folder / f"{name}.png")
+        return files[-1]
+
+    if tables.front is not None:
+        draw_front(named("front"), history.experiment, history.records, history.num_minival)
+    if tables.curves is not None:
+        ids = [] if tables.front is None else list(tables.front.id)
+        draw_curves(named("curves"), tables.curves, ids)
+    if tables.hypervolume is not None:
+        draw_hypervolume(named("hypervolume"), tables.hypervolume)
+    if tables.effects is not None:
+        draw_effects(named("effects"), tables.effects)
+    for name, figure in figures.items():
+        save(figure, named(name))
+    return files
 
 
 def save(figure: "Figure", path: Path) -> None:
@@ -36,23 +78,27 @@ def draw_curves(path: Path, curves: pd.DataFrame, front: list[str]) -> None:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    shown = some_trials(curves, front)
-    for state, (words, colour) in STATES.items():
-        label: str | None = words
-        for _, curve in shown[(shown.state == state) & ~shown.id.isin(front)].groupby("number"):
-            axes.plot(curve.epoch, curve.top1, ".-", color=colour, lw=0.8, ms=4, label=label)
-            label = None
-    label = "front"
-    for name in front:
-        curve = shown[shown.id == name]
-        axes.plot(curve.epoch, curve.top1, ".-", color=BLUE, lw=1.6, label=label)
-        label = None
-    axes.set(xlabel="epoch", ylabel="top1 on minival, %", xlim=(0, None))
+    shown = shown_curves(curves, front)
+    of_front = shown.id.isin(front)
+    groups = [
+        (shown[(shown.state == state) & ~of_front], words, colour, 0.8, 4)
+        for state, (words, colour) in STATES.items()
+    ]
+    for part, words, colour, lw, ms in (*groups, (shown[of_front], "front", BLUE, 1.6, 6)):
+        if not part.empty:
+            epochs, top1s, _ = joined(part)
+            axes.plot(
+                _with_gaps(epochs), _with_gaps(top1s), ".-", color=colour, lw=lw, ms=ms, label=words
+            )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.2)
     if axes.lines:
         axes.legend(fontsize=8)
     save(figure, path)
+
+
+def _with_gaps(values: list) -> np.ndarray:
+    return np.array(values, dtype=float)  # None is NaN, where a line is cut
 
 
 def draw_hypervolume(path: Path, growth: pd.DataFrame) -> None:
@@ -158,7 +204,9 @@ def objectives_figure(history: History) -> "Figure":
 
 
 def band_lines(history: History) -> Iterator[Line]:
-    """The trials as lines over their epochs: the others, the front, and the baselines."""
+    """The trials as lines over their epochs: the others, not too many of them, the front, and the
+    baselines.
+    """
     front = {record.id for record in history.front}
     groups: dict[str, tuple[str, float]] = {
         "other trials": (PALE, 0.7),
@@ -172,4 +220,4 @@ def band_lines(history: History) -> Iterator[Line]:
         curves[name].append(record.curve)
     for name, (colour, width) in groups.items():
         if curves[name]:
-            yield Line(name, colour, curves[name], width)
+            yield Line(name, colour, evenly(curves[name]), width)

@@ -9,24 +9,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from gmsearch.band_picture import draw_bands
 from gmsearch.errors import SettingsError
 from gmsearch.files import write_atomically
 from gmsearch.finalists import trained_in_full
 from gmsearch.history import History
-from gmsearch.picture import draw_front
-from gmsearch.record import band_names_of
-from gmsearch.report.drawing import draw_best
 from gmsearch.report.page import page_of
-from gmsearch.report.pictures import (
-    band_effects_figure,
-    band_lines,
-    draw_curves,
-    draw_effects,
-    draw_hypervolume,
-    objectives_figure,
-    save,
-)
+from gmsearch.report.pictures import draw_all, figures_of
 from gmsearch.report.tables import Tables, tables_of
 
 TABLES = tuple(each.name for each in fields(Tables))
@@ -41,14 +29,15 @@ def write_report(history: History, others: Sequence[History] = (), *, out: Path)
     parts = _free(out)
     finalists = trained_in_full(history.folder)
     tables = tables_of(history, finalists, others)
-    page = page_of(history, tables, finalists, others)
+    figures = figures_of(history, tables)
+    page = page_of(history, tables, finalists, others, figures)
     files = [out]
     try:
         parts.mkdir(parents=True, exist_ok=True)
         for name, table in tables.named().items():
             files.append(parts / f"{name}.csv")
             write_atomically(files[-1], table.to_csv(index=False))
-        files += _draw_all(history, tables, parts)
+        files += draw_all(history, tables, figures, parts)
         write_atomically(out, page)
         for former in set(parts.iterdir()) - set(files):  # last: a full disk leaves a whole report
             former.unlink()
@@ -85,31 +74,3 @@ def _is_part(file: Path) -> bool:
     whole = not cut_off and not file.name.startswith(".")
     unfinished = file.name.startswith(".") and re.fullmatch("[0-9a-f]{8}", cut_off)
     return file.is_file() and bool((name in known or is_drawing) and (whole or unfinished))
-
-
-def _draw_all(history: History, tables: Tables, folder: Path) -> list[Path]:
-    """The pictures of what there is."""
-    files = []
-
-    def named(name: str) -> Path:
-        files.append(folder / f"{name}.png")
-        return files[-1]
-
-    if tables.front is not None:
-        draw_front(named("front"), history.experiment, history.records, history.num_minival)
-    if tables.front is not None and len(history.experiment.accuracies) > 1:
-        save(objectives_figure(history), named("objectives"))
-    if tables.curves is not None:
-        ids = [] if tables.front is None else list(tables.front.id)
-        draw_curves(named("curves"), tables.curves, ids)
-    if tables.hypervolume is not None:
-        draw_hypervolume(named("hypervolume"), tables.hypervolume)
-    if tables.effects is not None:
-        draw_effects(named("effects"), tables.effects)
-    if band_names_of(history.records):
-        draw_bands(named("bands"), list(band_lines(history)))
-    if tables.band_effects is not None:
-        save(band_effects_figure(tables.band_effects), named("band_effects"))
-    for record, figure in draw_best(history):
-        save(figure, named(record.id))
-    return files

@@ -142,12 +142,11 @@ def _look_at_all(
     dataset = load_searched(settings, console)
     check_run(folder, settings.model_copy(update={"data_digest": dataset.digest}))
     measures, found = reproduction.measures, {}
-    for name, own in known.items():
-        with console.status(f"looking at the bands with {name} …"):
-            each = [
-                _hits(networks[name], settings, dataset, seed, place, measures)
-                for seed, place in own
-            ]
+    for number, (name, own) in enumerate(known.items(), start=1):
+        console.print(f"looking at the bands: {name}, {number} of {len(known)}", soft_wrap=True)
+        each = [
+            _hits(networks[name], settings, dataset, seed, place, measures) for seed, place in own
+        ]
         found[name] = {m: np.stack([hits[m] for hits in each]) for m in measures}
     return found
 

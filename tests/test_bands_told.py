@@ -18,6 +18,7 @@ from gmsearch.experiment import Comparison, make_settings
 from gmsearch.gmnet import gmnet
 from gmsearch.history import read_history
 from gmsearch.record import TrialRecord, band_cost_in_words, front_of
+from gmsearch.report.pictures import band_lines
 from gmsearch.zoo import ledger_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -160,6 +161,22 @@ def test_a_report_tells_what_gates_do_to_each_band(run, capsys):
     told = capsys.readouterr().out
     assert "what the gates did to high12, at equal MACs" in told
     assert "placement" in told.split("high12")[1]
+
+
+def test_not_all_bands_are_drawn_of_a_long_run(run):
+    """300 of the others, among them the first and the last, and every one of the front."""
+    short = read_history(run.path)
+    front = {r.id for r in short.front}
+    others = [r for r in short.records if r.id not in front and not r.baseline]
+    many = [replace(others[i % len(others)], number=100 + i, id=f"n{i}") for i in range(1000)]
+    many = [replace(r, curve=[{**r.curve[0], "top1": i / 1000}]) for i, r in enumerate(many)]
+    front_only = [r for r in short.records if r.id in front]
+    lines = {
+        line.label: line.curves for line in band_lines(replace(short, records=[*many, *front_only]))
+    }
+    drawn = [curve[0]["top1"] for curve in lines["other trials"]]
+    assert len(drawn) == 300 and drawn == sorted(drawn)
+    assert (drawn[0], drawn[-1]) == (0.0, 0.999)
 
 
 def test_a_report_without_bands_says_nothing_of_them(tmp_path):

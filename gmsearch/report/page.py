@@ -206,8 +206,10 @@ def _bands(history: History, tables: Tables, pictures: Mapping[str, str]) -> dic
     cost = band_cost_in_words(history.records)
     if cost is None:
         return None
+    num_trials = len(history.records)
+    drawn = f"; {MOST_CURVES} of the trials and the front are drawn"
     return {
-        "note": cost,
+        "note": cost + (drawn if num_trials > MOST_CURVES else ""),
         "curves": pictures["bands"],
         "statements": tables.band_statements,
         "effects": pictures.get("band_effects"),

@@ -17,6 +17,7 @@ from gmsearch.record import Job, TrialRecord
 from gmsearch.run import write_trial
 from gmsearch.shelf import CHECKPOINT, OwnShelf, Shelf
 from gmsearch.spending import Meter
+from gmsearch.wall_time import IdleTime
 
 MOST_FAILURES = 5  # trials that fail before one is complete: the cause is not in the networks
 FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
@@ -53,6 +54,7 @@ class Driver:
         self.again: list[Job] = []
         self.died_after: dict[int, int] = {}  # epochs, by trial
         self.hung: dict[int, str] = {}
+        self.idle = IdleTime()
         self.first_training: float | None = None
         self.error: Exception | None = None
 
@@ -79,6 +81,8 @@ class Driver:
         if job is None:
             # What runs may have to be done again, and what ends may leave room for more.
             self.is_dry = bool(self.running)
+            num_idle = self.lookout.resources.workers - len(self.running)
+            self.idle.changed(num_idle if self.running else 0)
             return None if self.running else FINISHED
         self.running[job.number] = job
         self.update()
@@ -151,6 +155,7 @@ class Driver:
     def finish(self, number: int, record: TrialRecord) -> None:
         job = self.running.pop(number)
         self.is_dry = False
+        self.idle.changed(0)  # until Ray asks what is next
         self.meter.ended(number)
         self.lookout.ended(number)
         if self.shelf is not None and record.epochs:

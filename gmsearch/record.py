@@ -81,6 +81,11 @@ class TrialRecord:
         """Of training and evaluation."""
         return round(sum(result["seconds"] for result in self.curve), 3)
 
+    @property
+    def evaluation_seconds(self) -> float:
+        """Of evaluation, as far as it is on record."""
+        return sum(result.get("evaluation_seconds") or 0.0 for result in self.curve)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedNetwork:

@@ -2,7 +2,7 @@
 
 runs/NAME/
   experiment.yaml      the resolved settings
-  environment.json     versions, devices, git revision, command line
+  environment.json     versions, devices, git revision, command line, where the time went
   data.json            the data in figures, and the names of its classes
   study.db             the Optuna study
   decisions.jsonl      what the search decided, and on what: a line for each event
@@ -139,6 +139,13 @@ class RunFolder:
             return []
         except (OSError, ValueError, TypeError):
             raise SettingsError(f"{file}: not what a run wrote; move it away") from None
+
+    def note_session(self, facts: dict[str, Any]) -> None:
+        """Adds to what environment.json has of the session that is open."""
+        *others, this = self.sessions()
+        write_atomically(
+            self.path / "environment.json", json.dumps([*others, this | facts], indent=2) + "\n"
+        )
 
     def front_ids(self) -> list[str]:
         """The networks of the front, best first; none before there is one. Raises SettingsError."""

@@ -21,6 +21,7 @@ from gmsearch.run import RunData, RunFolder, check_run, write_settings
 from gmsearch.spending import Meter
 from gmsearch.tensorboard import TensorBoard, check_place
 from gmsearch.trackers import check_trackers
+from gmsearch.wall_time import WallTime
 
 
 class Ending(Enum):
@@ -34,24 +35,17 @@ class Ending(Enum):
 
 @dataclass(frozen=True)
 class Account:
-    """Where the wall time of a session went, in seconds; `trained` is summed over the workers."""
+    """What a session took, and what all sessions of its run have spent."""
 
-    wall: float
-    start_up: float
-    trained: float
-    workers: int
+    wall_time: WallTime
     device_hours: float  # of the run, earlier sessions included
     device: str  # what these are hours of: a GPU or a worker
     spent_limit: float | None = None  # the device-hours that ended the session, if they did
 
     def in_words(self) -> str:
-        available = self.wall * self.workers
-        trained, start_up = self.trained / available, self.start_up / self.wall
         limit = self.spent_limit
         return (
-            f"{self.wall:.0f} s on {self.workers} workers: "
-            f"training {trained:.1%}, start-up {start_up:.1%}, "
-            f"the rest {max(0.0, 1 - trained - start_up):.1%}; "
+            f"{self.wall_time.in_words()}; "
             f"{self.device_hours:.3g} {self.device}-hours of training in all sessions"
             + ("" if limit is None else f"\nstopped: --device-hours {limit:g} are spent")
         )
@@ -66,6 +60,7 @@ class Session(Generic[Run]):
     dataset: data.AnyDataset
     console: Console
     began: float  # on the clock of `time.time`
+    seconds_of_data: float  # until the images were read
 
     def train(self, jobs: Jobs, listener: Listener) -> Account | None:
         """Trains all jobs that are left on a Ray cluster; returns where the time went, or None
@@ -74,6 +69,7 @@ class Session(Generic[Run]):
         Raises TrainingError where every trial fails.
         """
         if jobs.is_finished:
+            self.folder.note_session({"wall_time": None})
             for board in self._boards():
                 with board:
                     board.update(jobs.records.values())
@@ -81,7 +77,7 @@ class Session(Generic[Run]):
         # Two seconds to import, and a finished run does without.
         from gmsearch import cluster, nodes, tune
 
-        trained_before = sum(record.seconds for record in jobs.records.values())
+        before = _spent(jobs)
         limit = self.settings.device_hours
         with cluster.connected(self.settings.address):
             nodes.share_data(self.dataset, self.say)
@@ -96,7 +92,7 @@ class Session(Generic[Run]):
             with ExitStack() as stack:
                 listeners = [stack.enter_context(Display(self.console, self.settings)), listener]
                 listeners += [stack.enter_context(board) for board in self._boards()]
-                first_trial = tune.run_trials(
+                driver = tune.run_trials(
                     self.settings,
                     resources,
                     self.folder,
@@ -106,14 +102,19 @@ class Session(Generic[Run]):
                     meter,
                     self.say,
                 )
-        wall = time.time() - self.began
-        trained = sum(record.seconds for record in jobs.records.values()) - trained_before
-        start_up = (first_trial or time.time()) - self.began
+        training, evaluation = (now - then for now, then in zip(_spent(jobs), before, strict=True))
+        wall_time = WallTime(
+            wall=time.time() - self.began,
+            workers=resources.workers,
+            data=self.seconds_of_data,
+            start_up=(driver.first_training or time.time()) - self.began - self.seconds_of_data,
+            training=training,
+            evaluation=evaluation,
+            idle=driver.idle.seconds,
+        )
+        self.folder.note_session({"wall_time": wall_time.to_dict()})
         return Account(
-            wall,
-            start_up,
-            trained,
-            resources.workers,
+            wall_time,
             device_hours=meter.hours,
             device="GPU" if resources.gpus else "worker",
             spent_limit=limit if meter.is_spent else None,
@@ -133,8 +134,16 @@ class Session(Generic[Run]):
         if account is not None and account.spent_limit is not None:
             return Ending.SPENT
         hours = self.settings.max_hours
-        timed_out = hours is not None and account is not None and account.wall >= 3600 * hours
+        timed_out = (
+            hours is not None and account is not None and account.wall_time.wall >= 3600 * hours
+        )
         return Ending.OUT_OF_TIME if timed_out else Ending.STOPPED
+
+
+def _spent(jobs: Jobs) -> tuple[float, float]:
+    """Seconds of all trainings in steps, and in evaluation."""
+    evaluation = sum(record.evaluation_seconds for record in jobs.records.values())
+    return sum(record.seconds for record in jobs.records.values()) - evaluation, evaluation
 
 
 def load_searched(settings: Run, console: Console) -> data.AnyDataset:
@@ -187,12 +196,13 @@ def open_session(settings: Run, folder: RunFolder) -> Iterator[Session[Run]]:
     if settings.tensorboard:
         check_place(folder.tensorboard_folder)
     dataset = load_searched(settings, console)
+    seconds_of_data = time.time() - began
     settings = settings.model_copy(update={"data_digest": dataset.digest})
     with folder.locked():
         existed = check_run(folder, settings)  # again: another driver may have made it meanwhile
         try:
             write_settings(folder, settings, _in_figures(dataset))
-            yield Session(settings, folder, dataset, console, began)
+            yield Session(settings, folder, dataset, console, began, seconds_of_data)
         except UserError:
             if not existed and not folder.trials_folder.exists():  # what is trained is never lost
                 folder.remove_beginnings()

@@ -53,6 +53,7 @@ class EpochResult:
     bands: dict[str, float] | None = None  # top1 on parts of some minival images, by `radii` names
     band_images: int | None = None  # how many images these are of
     band_seconds: float | None = None  # what looking at them took, of `seconds`
+    evaluation_seconds: float | None = None  # of `seconds`, what followed the steps
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -160,15 +161,17 @@ def train(
         if not best.num_finite:
             raise TrainingError(f"no logits are finite on minival after epoch {epoch}")
         bands = {} if watch is None else _look_at(watch, models[-1], feed, recipe, crew)
+        seconds = time.perf_counter() - began
         result = EpochResult(
             epoch=epoch,
             top1=best.top1,
             loss=best.loss if math.isfinite(best.loss) else None,
             train_loss=train_loss,
-            seconds=time.perf_counter() - began,
+            seconds=seconds,
             images_per_second=steps_left * feed.batch_size / trained,
             top5=best.top5,
             raw_top1=None if state.ema is None else found[0].top1,
+            evaluation_seconds=seconds - trained,
             **bands,
         )
         state.history.append(result)

@@ -44,11 +44,11 @@ def run_trials(
     listeners: Sequence[Listener],
     meter: Meter,
     say: Callable[[str], None],
-) -> float | None:
+) -> Driver:
     """Trains until there are no more jobs, the time is up or the device-hours of `meter` are spent,
     or the user stops it; the jobs then have all results.
 
-    Returns when the first training began, on the clock of `time.time`.
+    Returns the driver, which knows when the first training began and how long workers had no job.
     """
 
     def train(config: dict[str, Any], dataset: AnyDataset) -> None:
@@ -106,7 +106,7 @@ def run_trials(
     finally:
         signal.signal(signal.SIGINT, on_ctrl_c)  # Ray would swallow the first one after it
         shutil.rmtree(scratch, ignore_errors=True)
-    return driver.first_training
+    return driver
 
 
 class _Asks(Searcher):

@@ -38,7 +38,7 @@ FLOORS = (
         *{"jobs", "trainings", "sampler", "storage", "stored", "study"},
         *{"console", "picture", "progress", "band_picture", "spectra_figures"},
         *{"claims_figure"},
-        *{"notes", "scatter", "tensorboard", "trackers"},
+        *{"notes", "scatter", "tensorboard", "trackers", "wall_time"},
         *{"cluster", "shelf", "worker", "lookout", "driver", "tune", "nodes", "session", "launch"},
         *{"spending", "rehearsal"},
         *{"decisions", "simulator"},

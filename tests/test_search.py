@@ -21,10 +21,12 @@ from gmsearch.architecture import Architecture
 from gmsearch.experiment import read_settings
 from gmsearch.network import read_network
 from gmsearch.trial import run_trial
+from gmsearch.wall_time import WallTime
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "tiny.yaml"
 PATIENCE = 600  # seconds, on a busy machine
-UNTIMED = {"seconds": None, "images_per_second": None}  # what differs from run to run
+# What differs from run to run.
+UNTIMED = dict.fromkeys(("seconds", "images_per_second", "evaluation_seconds"))
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, also as seen from IPv6
 
 
@@ -129,9 +131,23 @@ def test_a_run_leaves_a_front_and_the_same_line_again_trains_nothing(images, tmp
     leftovers = {p.name for p in folder.iterdir() if p.name.startswith(".")}
     assert leftovers <= {".lock"}
 
+    (session,) = json.loads((folder / "environment.json").read_text())
+    spent = WallTime.from_dict(session["wall_time"])
+    lines = [json.loads(p.read_text()) for p in folder.glob("trials/*/metrics.jsonl")]
+    evaluation = sum(line["evaluation_seconds"] for line in lines)
+    assert 0 < evaluation == pytest.approx(spent.evaluation, abs=1e-3)
+    assert sum(line["seconds"] for line in lines) == pytest.approx(
+        spent.training + spent.evaluation, abs=1e-2
+    )
+    assert spent.in_words() in done.stdout.replace("\n", " ")
+    assert all(share >= 0 for share in spent.shares.values()) and spent.shares["training"] > 0
+
     before = {p: p.stat().st_mtime for p in folder.glob("trials/*/*")}
     again = run(line, cwd=tmp_path)
     assert again.returncode == 0 and "5 trainings have ended" in again.stdout
+    told = run([sys.executable, "-m", "gmsearch", "report", str(folder), "--text"]).stdout
+    assert f"where the time of session 1 went: {spent.in_words()}" in told
+    assert "where the time of session 2 went: nothing was left to train" in told
     assert before == {p: p.stat().st_mtime for p in folder.glob("trials/*/*")}
 
     other = run(command(images, tmp_path, "--trials", "5", "--epochs", "2"), cwd=tmp_path)

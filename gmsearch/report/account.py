@@ -5,11 +5,13 @@ The questions are those of the checklist for architecture search of Lindauer and
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gmsearch.history import History, labels_of
 from gmsearch.space import format_size
+from gmsearch.wall_time import WallTime
 
 Row = tuple[str, str]
 
@@ -27,6 +29,7 @@ class Account:
     foreign: int  # of another program, or cut off before they were described
     epochs: int
     seconds: float
+    sessions: tuple[str, ...]  # where the time of each went
 
 
 def account_of(history: History) -> Account:
@@ -44,7 +47,15 @@ def account_of(history: History) -> Account:
         foreign=history.num_foreign,
         epochs=sum(record.epochs for record in records),
         seconds=sum(record.seconds for record in records),
+        sessions=tuple(map(_where_time_went, history.sessions)),
     )
+
+
+def _where_time_went(session: Mapping[str, Any]) -> str:
+    if "wall_time" not in session:
+        return "not on record: it goes on, or was cut off"
+    spent = WallTime.from_dict(session["wall_time"])
+    return "nothing was left to train" if spent is None else spent.in_words()
 
 
 def account_rows(account: Account) -> list[Row]:
@@ -72,6 +83,8 @@ def account_rows(account: Account) -> list[Row]:
         ("epochs trained", f"{account.epochs:,}"),
         ("hours of workers in training and evaluation", f"{account.seconds / 3600:,.2f}"),
     ]
+    for number, told in enumerate(account.sessions, start=1):
+        rows.append((f"where the time of session {number} went", told))
     return rows
 
 

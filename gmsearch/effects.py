@@ -5,10 +5,12 @@ stage's choices count by the share of the network's four stages that took them, 
 levels is between networks that have them in all stages. The effects of a factor are drawn from a
 normal distribution whose width is learned from the run, with half-Cauchy priors that are as wide as
 the run's own spread: few trials give wide intervals that lean towards 0, many give least squares.
-All intervals are the middle 95 % of the posterior, drawn by Gibbs sampling.
+All intervals are the middle 95 % of the posterior, drawn by Gibbs sampling, each for itself. What
+is said in words has to hold for all contrasts of a run together, of which there may be 66.
 
 It assumes that effects add up (what one choice does hangs on no other), that a stage counts as much
-as any other, and noise of one size around the sum. Trials that failed are not in it.
+as any other, and noise of one size around the sum. Trials that failed are not in it. What all
+searched networks have in common, and only baselines have otherwise, is allowed for and not told.
 """
 
 import math
@@ -107,11 +109,7 @@ class Contrast:
     mean: float  # at least 0
     low: float
     high: float
-
-    @property
-    def resolved(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.low > 0
+    resolved: bool  # whether 0 is excluded with 95 % for all contrasts of the run together
 
     def in_words(self) -> str:
         """Such as `activation relu6 over gelu: +0.8 ± 0.3 points`; the interval, not the mean, is
@@ -137,7 +135,7 @@ class Effects:
     num_networks: int
 
     def resolved(self) -> tuple[Contrast, ...]:
-        """The contrasts whose interval excludes 0, largest first."""
+        """The contrasts that are, largest first."""
         found = [contrast for contrast in self.contrasts if contrast.resolved]
         return tuple(sorted(found, key=lambda contrast: -contrast.mean))
 
@@ -180,7 +178,7 @@ def effects_of(
     two trials are left beside the curve in MACs, which takes up to three: a single one cannot tell
     an effect from noise.
     """
-    networks, macs, top1 = _complete(records, of)
+    networks, macs, top1, searched = _complete(records, of)
     if len(networks) < 3:
         return None
     factors = _factors(networks)
@@ -192,15 +190,18 @@ def effects_of(
         for before, after in zip(factors, at_equal_macs, strict=True)
         if after.columns.std() > STILL * (1 + np.abs(before.columns).max())
     ]
-    if num_left < 2 or not moving:
+    if searched.sum() < 2:
+        return None
+    vary = {f.name for f in factors if np.ptp(f.columns[searched], axis=0).max(initial=0) > STILL}
+    if num_left < 2 or not any(factor.name in vary for factor in moving):
         return None
     draws, noise = _sample(_beside(curve, top1), num_left, moving, seed)
+    told = [(f, d) for f, d in zip(moving, draws, strict=True) if f.name in vary]
+    importances = _importances(moving, draws, noise)
     return Effects(
-        levels=tuple(
-            effect for f, d in zip(moving, draws, strict=True) for effect in _levels(f, d)
-        ),
-        importances=_importances(moving, draws, noise),
-        contrasts=tuple(c for f, d in zip(moving, draws, strict=True) for c in _contrasts(f, d)),
+        levels=tuple(effect for f, d in told for effect in _levels(f, d)),
+        importances=tuple(each for each in importances if each.factor in vary),
+        contrasts=_contrasts(told),
         noise=float(noise.mean()),
         num_networks=len({network.id for network in networks}),
     )
@@ -214,18 +215,20 @@ def effects_by_band(records: Sequence[TrialRecord], seed: int = 0) -> dict[str, 
 
 def _complete(
     records: Sequence[TrialRecord], of: str
-) -> tuple[list[Architecture], np.ndarray, np.ndarray]:
-    """Networks, log2 MACs and top1 of the trials that count."""
+) -> tuple[list[Architecture], np.ndarray, np.ndarray, np.ndarray]:
+    """Networks, log2 MACs and top1 of the trials that count, and which are no baselines."""
     found = []
     for record in records:
         network, top1 = record.network, record.figure(of)
         if record.state != "complete" or not isinstance(network, Architecture):
             continue
         if top1 is not None and math.isfinite(top1):
-            found.append((record.macs, top1, record.id, network))
+            found.append((record.macs, top1, record.id, network, record.baseline is None))
     found.sort(key=lambda trial: trial[:3])  # so that the order given shows in no digit
     macs = np.log2(np.array([trial[0] for trial in found], dtype=float))
-    return [trial[3] for trial in found], macs, np.array([trial[1] for trial in found], dtype=float)
+    top1s = np.array([trial[1] for trial in found], dtype=float)
+    searched = np.array([trial[4] for trial in found], dtype=bool)
+    return [trial[3] for trial in found], macs, top1s, searched
 
 
 def _factors(networks: Sequence[Architecture]) -> list[_Factor]:
@@ -344,23 +347,37 @@ def _levels(factor: _Factor, draws: np.ndarray) -> list[Effect]:
     ]
 
 
-def _contrasts(factor: _Factor, draws: np.ndarray) -> list[Contrast]:
-    values = draws @ factor.basis.T
-    if factor.name in _SIZES:
-        pairs, names = values, [("larger", "smaller")]
-    else:
-        indices = list(combinations(range(len(factor.levels)), 2))
-        pairs = np.column_stack([values[:, a] - values[:, b] for a, b in indices])
-        names = [(factor.levels[a], factor.levels[b]) for a, b in indices]
+def _contrasts(told: Sequence[tuple[_Factor, np.ndarray]]) -> tuple[Contrast, ...]:
+    """Every pair of levels of every factor. One is resolved where its mean is further from 0 than
+    any contrast is from its own mean in 95 % of the draws, in standard deviations.
+    """
+    names, columns = [], []
+    for factor, draws in told:
+        values = draws @ factor.basis.T
+        if factor.name in _SIZES:
+            names.append((factor.name, "larger", "smaller"))
+            columns.append(values[:, 0])
+            continue
+        for a, b in combinations(range(len(factor.levels)), 2):
+            names.append((factor.name, factor.levels[a], factor.levels[b]))
+            columns.append(values[:, a] - values[:, b])
+    pairs = np.column_stack(columns)
+    means, deviations = pairs.mean(axis=0), pairs.std(axis=0)
+    furthest = (np.abs(pairs - means) / np.maximum(deviations, 1e-12)).max(axis=1)
+    resolved = np.abs(means) > np.quantile(furthest, 0.95) * deviations
     found = []
-    for (one, other), mean, low, high in zip(
-        names, pairs.mean(axis=0).tolist(), *(end.tolist() for end in _interval(pairs)), strict=True
+    for (factor, one, other), mean, low, high, is_resolved in zip(
+        names,
+        means.tolist(),
+        *(end.tolist() for end in _interval(pairs)),
+        resolved.tolist(),
+        strict=True,
     ):
         if mean >= 0:
-            found.append(Contrast(factor.name, one, other, mean, low, high))
+            found.append(Contrast(factor, one, other, mean, low, high, is_resolved))
         else:
-            found.append(Contrast(factor.name, other, one, -mean, -high, -low))
-    return found
+            found.append(Contrast(factor, other, one, -mean, -high, -low, is_resolved))
+    return tuple(found)
 
 
 def _importances(

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gmsearch.data import BUILT_IN
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, read_settings
 from gmsearch.pareto import hypervolume
@@ -159,7 +160,12 @@ def check_comparable(one: History, other: History) -> None:
     """Raises SettingsError where two searches had something else to find."""
     for name in ("space", "budget", "objectives", "data_digest", "resolution", "recipe"):
         if getattr(one.experiment, name) != getattr(other.experiment, name):
+            what = f"--versus {other.folder.path}: another {name} than that of {one.folder.path}; "
+            if name == "data_digest" and one.experiment.data == other.experiment.data == BUILT_IN:
+                raise SettingsError(
+                    f"{what}the images of {BUILT_IN} hang on the seed; give a run with --seed "
+                    f"{one.experiment.seed}"
+                )
             raise SettingsError(
-                f"--versus {other.folder.path}: another {name} than that of {one.folder.path}; "
-                "only the sampler, the seed and the number of trials may differ"
+                f"{what}only the sampler, the seed, early stops and the number of trials may differ"
             )

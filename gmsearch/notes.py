@@ -9,7 +9,7 @@ from gmsearch.experiment import Experiment
 from gmsearch.recipe import Recipe
 from gmsearch.recipe_file import SHIPPED, read_recipe
 from gmsearch.record import TrialRecord, interval_of
-from gmsearch.run import RunData
+from gmsearch.run import RunData, RunFolder
 from gmsearch.space import format_size
 from gmsearch.spending import spent_in_words
 
@@ -44,14 +44,15 @@ def taken_up_note(number: int, now: TrialRecord) -> str:
 
 def lines_to_type(run: Path, network_id: str, data: RunData | None) -> list[str]:
     """Commands to go on with a network of a run. Where the run's images are fewer than a batch of
-    the recipe that `retrain` takes by default, the first names a recipe and a batch that fit.
+    the recipe that `retrain` takes by default, the first names a recipe and a batch that fit; what
+    has no weights yet cannot be exported.
     """
     place = shlex.quote(str(run))
     fits = "" if data is None else _fitting_recipe(data.train + data.minival)
-    return [
-        f"gmsearch retrain {place} --id {network_id}{fits}",
-        f"gmsearch export {place} --id {network_id}",
-    ]
+    lines = [f"gmsearch retrain {place} --id {network_id}{fits}"]
+    if (RunFolder(run).trial_folder(network_id) / "checkpoint.pt").exists():
+        lines.append(f"gmsearch export {place} --id {network_id}")
+    return lines
 
 
 @cache
@@ -99,12 +100,13 @@ def sparkline(values: list[float]) -> str:
 
 
 def _headline(record: TrialRecord, experiment: Experiment, num_minival: int | None) -> str:
-    title = f"### {record.id}: {record.state}"
+    state = "running, or cut off" if record.state == "running" else record.state
+    title = f"### {record.id}: {state}"
     if record.baseline:
         title += f", the baseline {record.baseline}"
     lines = [title]
     if record.reason and record.state in ENDED_EARLY:
-        reason = record.reason.replace("`", "'")
+        reason = " ".join(record.reason.replace("`", "'").split())
         lines.append(f"It {ENDED_EARLY[record.state]} because: `{reason}`")
     if record.top1 is not None:
         top1 = f"**{record.top1:.1f} %**"
@@ -145,7 +147,11 @@ def _curve(record: TrialRecord) -> str:
     chosen = [round(i * (len(top1) - 1) / max(1, shown - 1)) for i in range(shown)]
     heads = ("epoch", *(str(i + 1) for i in chosen))
     shape = f"curve `{sparkline(top1)}`, trained for {record.seconds:,.0f} s"
-    return f"{shape}\n\n" + _table([heads, ("top1", *(f"{top1[i]:.1f}" for i in chosen))])
+    rows = [heads, ("top1", *(f"{top1[i]:.1f}" for i in chosen))]
+    for band in record.bands:
+        values = ((record.curve[i].get("bands") or {}).get(band) for i in chosen)
+        rows.append((band, *("" if value is None else f"{value:.1f}" for value in values)))
+    return f"{shape}\n\n" + _table(rows)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

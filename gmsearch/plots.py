@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from itertools import cycle
+from itertools import cycle, product
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -33,10 +33,11 @@ RECIPES = {
     "same recipe": (BLACK, "star", "GmNet's recipe"),
     "extra data": (VERMILION, "x-thin-open", "extra data"),
     "distilled": (PINK, "diamond", "distilled"),
-    "searched": (GREEN, "square", "searched"),
+    "searched": (GREEN, "square", "found by a search"),
     "long": (ORANGE, "cross", "500 epochs or more"),
     "basic": (SKY, "triangle-up", "plain recipe"),
 }
+DASHES = ("solid", "dash", "dot")  # the next one where the colours are used up
 UNSTATED = (GREY, "circle-open", "recipe not stated")
 SYMBOLS = {"^": "triangle-up", "v": "triangle-down"}  # of matplotlib's marks
 MOST_IN_WORDS = 2000  # trials off the front that have their gates in words: they make a page large
@@ -93,7 +94,8 @@ def hypervolume_figure(history: History, others: Sequence[History] = ()) -> go.F
     cost, limit = history.experiment.objectives[1], history.limit
     figure = go.Figure()
     runs = (history, *others)
-    for label, colour, each in zip(labels_of(runs), cycle(RUNS), runs):
+    looks = cycle(product(DASHES, RUNS))
+    for label, (dash, colour), each in zip(labels_of(runs), looks, runs, strict=False):
         growth = _moves(each.growth(limit))
         texts = [f"trial {step.number}, {step.id}" for step in growth]
         figure.add_trace(
@@ -102,7 +104,7 @@ def hypervolume_figure(history: History, others: Sequence[History] = ()) -> go.F
                 y=[0.0, *(step.hypervolume for step in growth)],
                 name=escape(label),
                 mode="lines",
-                line={"shape": "hv", "color": colour, "width": 2},
+                line={"shape": "hv", "color": colour, "dash": dash, "width": 2},
                 hovertext=["nothing trained yet", *texts],
                 hovertemplate="%{hovertext}<br>%{x} epochs: %{y:.2f} points<extra></extra>",
             )

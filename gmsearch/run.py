@@ -221,6 +221,7 @@ class RunFolder:
                 "id": record.id,
                 "number": record.number,
                 "top1": record.top1,
+                **record.bands,
                 "macs": record.macs,
                 "params": record.params,
                 "activations": record.activations,

@@ -14,7 +14,7 @@ from rich.markup import escape
 from gmsearch import data
 from gmsearch.console import Display, make_console
 from gmsearch.errors import UserError
-from gmsearch.experiment import FullTraining, Run, Settings
+from gmsearch.experiment import Experiment, FullTraining, Run, Settings
 from gmsearch.jobs import Jobs, Listener
 from gmsearch.progress import pack_in_words, reading
 from gmsearch.run import RunData, RunFolder, check_run, write_settings
@@ -122,7 +122,10 @@ class Session(Generic[Run]):
 
     def _boards(self) -> list[TensorBoard]:
         """One where it is asked for."""
-        return [TensorBoard(self.folder.tensorboard_folder)] if self.settings.tensorboard else []
+        if not self.settings.tensorboard:
+            return []
+        objectives = self.settings.objectives if isinstance(self.settings, Experiment) else ()
+        return [TensorBoard(self.folder.tensorboard_folder, objectives)]
 
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)

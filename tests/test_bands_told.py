@@ -1,6 +1,7 @@
 """What is told of bands: in tables, pictures and reports, by what the curves have."""
 
 import csv
+import json
 from dataclasses import replace
 
 import pandas as pd
@@ -17,6 +18,7 @@ from gmsearch.effects import effects_by_band, effects_of
 from gmsearch.experiment import Comparison, make_settings
 from gmsearch.gmnet import gmnet
 from gmsearch.history import read_history
+from gmsearch.notes import trial_note
 from gmsearch.record import TrialRecord, band_cost_in_words, front_of
 from gmsearch.report.pictures import band_lines
 from gmsearch.zoo import ledger_of
@@ -161,6 +163,25 @@ def test_a_report_tells_what_gates_do_to_each_band(run, capsys):
     told = capsys.readouterr().out
     assert "what the gates did to high12, at equal MACs" in told
     assert "placement" in told.split("high12")[1]
+
+
+def test_the_front_has_its_bands_wherever_it_is_told(run):
+    history = read_history(run.path)
+    best, bands = history.front[0], {"low12", "high12"}
+    assert main(["report", str(run.path)]) == 0
+    table = pd.read_csv(run.path / "report" / "front.csv").set_index("id")
+    columns = list(table)
+    assert [c for c in columns if c in bands] == ["low12", "high12"]
+    assert columns.index("high12") < columns.index("macs")
+    run.write_front(history.front)
+    told = json.loads(run.front_file.read_text())[0]
+    for name, value in best.bands.items():
+        assert table[name][best.id] == told[name] == value
+    note = trial_note(best, run.path, history.experiment, history.data)
+    rows = [line for line in note.splitlines() if line.startswith(("| low12", "| high12"))]
+    assert [row.split("|")[-2].strip() for row in rows] == [
+        f"{best.bands[name]:.1f}" for name in ("low12", "high12")
+    ]
 
 
 def test_not_all_bands_are_drawn_of_a_long_run(run):

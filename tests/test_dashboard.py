@@ -95,6 +95,10 @@ def contents(folder: Path) -> dict[str, list]:
 
 def test_the_page_and_every_trial_with_its_note_and_constraint(run):
     folder, study = run
+    trained, *_ = study.records.values()
+    weights = folder.trial_folder(trained.id) / "checkpoint.pt"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
     with served(folder.path) as server:
         status, page = get(server, "/dashboard/studies/1")
         told = detail(server)
@@ -104,8 +108,9 @@ def test_the_page_and_every_trial_with_its_note_and_constraint(run):
     assert [trial["state"] for trial in told["trials"]] == ["Complete"] * 4 + ["Fail", "Running"]
     for trial, record in zip(told["trials"], study.records.values(), strict=True):
         note = trial["note"]["body"]
-        for verb, flags in (("retrain", " --recipe quick"), ("export", "")):
-            assert f"gmsearch {verb} {folder.path} --id {record.id}{flags}\n" in note
+        assert f"gmsearch retrain {folder.path} --id {record.id} --recipe quick\n" in note
+        exported = f"gmsearch export {folder.path} --id {record.id}\n" in note
+        assert exported == (record == trained)  # the others have no weights
         for stage in record.network.stages:
             assert stage.gate_in_words() in note
         assert trial["constraints"] == [record.macs / BUDGET - 1]
@@ -208,7 +213,7 @@ def test_a_stopped_trial_says_why_and_as_which_it_was_taken_up_again(run):
         assert f"{job.network.id}: stopped\n" in note
         assert f"Stopped here, and taken up again as trial {later}: " in note
         assert f"the note of trial {numbers[-1]} tells" in note
-    assert f"{job.network.id}: running\n" in notes[-1] and "because" not in notes[-1]
+    assert f"{job.network.id}: running, or cut off\n" in notes[-1] and "because" not in notes[-1]
     stop(numbers[-1])
     with served(folder.path) as server:
         last = detail(server)["trials"][numbers[-1]]["note"]["body"]
@@ -218,7 +223,7 @@ def test_a_stopped_trial_says_why_and_as_which_it_was_taken_up_again(run):
 @pytest.mark.parametrize("num_images", [2, 100, 127, 128, 1_500, 2_047, 2_048, 10**6])
 def test_the_line_to_retrain_has_a_batch_that_fits_the_images(num_images):
     data = RunData(num_images - 1, 1, ("a", "b"))
-    line, _ = lines_to_type(Path("my runs/r"), "x", data)
+    (line,) = lines_to_type(Path("my runs/r"), "x", data)
     parser = argparse.ArgumentParser()
     add_verbs(parser.add_subparsers())
     said = parser.parse_args(shlex.split(line)[1:])

@@ -1,6 +1,7 @@
 """Effects: intervals against studies with known effects, least squares, and meagre runs."""
 
 import math
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -109,6 +110,33 @@ def test_the_intervals_hold_known_effects_in_many_studies(networks, size):
     coverage, false = rates(networks, size, repetitions=200)
     assert 0.92 <= coverage <= 0.98
     assert false <= 0.04
+
+
+@pytest.mark.parametrize(
+    ("size", "repetitions"), [(60, 40), pytest.param(400, 200, marks=pytest.mark.slow)]
+)
+def test_a_study_without_effects_says_that_nothing_is_resolved(networks, size, repetitions):
+    """In 95 of 100, by all of its contrasts: with 40 studies, 5 are more than 2.5 deviations."""
+    studies = [
+        effects_of(study(networks, size, seed, known={}), seed) for seed in range(repetitions)
+    ]
+    false = sum(bool(found.resolved()) for found in studies)
+    assert len(studies[0].contrasts) == 66 and false <= max(5, 0.08 * repetitions)
+
+
+def test_what_only_baselines_have_otherwise_is_not_told(networks):
+    """All searched networks have one kernel; the baselines have another, and 8 points more."""
+    records = study(networks, 60, seed=1)
+    for n, r in enumerate(records):
+        kernel, gift, name = (9, 8.0, "GmNet") if n < 2 else (3, 0.0, None)
+        stages = tuple(replace(stage, kernel=kernel) for stage in r.network.stages)
+        network = replace(r.network, stages=stages)
+        top1 = r.top1 + gift
+        records[n] = replace(record(n, network, r.macs, top1), baseline=name)
+    found = effects_of(records)
+    told = {effect.factor for effect in found.levels}
+    assert "kernel" not in told and {"width", "activation", "form"} <= told
+    assert {i.factor for i in found.importances} == told == {c.factor for c in found.contrasts}
 
 
 @pytest.mark.slow
@@ -236,26 +264,25 @@ def test_words_say_what_the_intervals_allow(networks):
     ("contrast", "words"),
     [
         (
-            Contrast("activation", "relu6", "gelu", 0.83, 0.5, 1.1),
+            Contrast("activation", "relu6", "gelu", 0.83, 0.5, 1.1, True),
             "activation relu6 over gelu: +0.8 ± 0.3 points",
         ),
         (
-            Contrast("kernel", "smaller", "larger", 0.4, 0.02, 0.78),
+            Contrast("kernel", "smaller", "larger", 0.4, 0.02, 0.78, True),
             "kernel: -0.40 ± 0.38 points per 2 px",
         ),
         (
-            Contrast("width", "larger", "smaller", 0.02, 0.01, 0.03),
+            Contrast("width", "larger", "smaller", 0.02, 0.01, 0.03, True),
             "width: +0.02 ± 0.01 points per doubling",
         ),
     ],
 )
 def test_a_contrast_in_words(contrast, words):
-    assert contrast.resolved
     assert contrast.in_words() == words
 
 
 def test_what_is_not_resolved_is_said_to_be_so():
-    unresolved = Effects((), (), (Contrast("form", "self", "dw", 1.0, -0.1, 2.1),), 1.0, 9)
+    unresolved = Effects((), (), (Contrast("form", "self", "dw", 1.0, -0.1, 2.1, False),), 1.0, 9)
     assert unresolved.resolved() == () and unresolved.in_words() == ()
 
 

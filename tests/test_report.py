@@ -162,8 +162,8 @@ def test_the_account_does_not_say_who_wrote_what_the_search_does_not_know(tmp_pa
 
 def test_the_sentence_at_the_top_counts_baselines_apart(run, tmp_path):
     assert lead(read_history(run)).startswith(
-        "9 networks proposed by random (6 trained to the end, 1 stopped early, 1 failed, 1 still "
-        "training) and 2 baselines, within 30M MACs; a training to its end is 6 epochs "
+        "9 networks proposed by random (6 trained to the end, 1 stopped early, 1 failed, 1 not "
+        "ended) and 2 baselines, within 30M MACs; a training to its end is 6 epochs "
     )
     one = make_run(tmp_path / "one", "fcc")
     assert lead(read_history(one)).startswith("1 network proposed by random and 1 baseline, ")
@@ -185,6 +185,12 @@ def test_a_run_is_over_when_its_epochs_are_spent_and_not_its_number_of_trials(tm
 
 def test_lines_to_type_have_their_path_quoted(tmp_path):
     run = make_run(tmp_path / "my runs" / "r", "c")
+    assert main(["report", str(run)]) == 0
+    lines = [text for text in page(run).texts if text.startswith(("gmsearch r", "gmsearch e"))]
+    assert len(lines) == 1 and shlex.split(lines[0])[2] == str(run)
+    (weights,) = [run / "trials" / shlex.split(lines[0])[4] / "checkpoint.pt"]
+    weights.parent.mkdir(parents=True)
+    weights.touch()
     assert main(["report", str(run)]) == 0
     lines = [text for text in page(run).texts if text.startswith(("gmsearch r", "gmsearch e"))]
     assert len(lines) == 2 and all(shlex.split(line)[2] == str(run) for line in lines)
@@ -349,6 +355,18 @@ def test_only_like_is_laid_beside_like(run, tmp_path, capsys):
     assert f"--versus {other}: another budget than that of {run}" in capsys.readouterr().err
 
 
+def test_bands_of_another_seed_are_other_data(tmp_path, capsys):
+    """They are drawn from the seed, so nothing but the seed has to be told."""
+    runs = []
+    for seed in (0, 1):
+        digest = f"digest of {seed}"
+        folder = make_run(tmp_path / f"r{seed}", "cc", seed=seed, data_digest=digest)
+        runs.append(str(folder))
+    assert main(["report", runs[0], "--versus", runs[1]]) == 2
+    said = capsys.readouterr().err
+    assert "hang on the seed; give a run with --seed 0" in said and said.count("\n") == 1
+
+
 def test_a_report_takes_the_place_of_a_report_alone(tmp_path, capsys):
     run = make_run(tmp_path / "r", "cc")
     trial = run / "trials" / "x"
@@ -358,14 +376,30 @@ def test_a_report_takes_the_place_of_a_report_alone(tmp_path, capsys):
         assert capsys.readouterr().err.count("\n") == 1
     assert trial.is_dir() and not (run / "trials.html").exists()
     assert main(["report", str(run)]) == 0
+    listed = run / "report" / "files.txt"
+    before = listed.read_text()
+    assert set(before.splitlines()[1:]) | {"files.txt"} == {
+        f.name for f in (run / "report").iterdir()
+    }
+    listed.write_text(before + "0123456789.png\n")  # as a report of another front left it
     of_before = [run / "report" / name for name in ("0123456789.png", ".front.png.0a1b2c3d")]
     for file in of_before:
         file.write_bytes(b"")
     assert main(["report", str(run)]) == 0
-    assert not any(file.exists() for file in of_before)
+    assert not any(file.exists() for file in of_before) and listed.read_text() == before
 
 
-@pytest.mark.parametrize("name", ["mine.png", "notes.csv", ".front.png", "front.csv.gz", "x.txt"])
+@pytest.mark.parametrize("out", ["", ".", "/", "x", "nowhere/a.html", "nowhere/b/a.html"])
+def test_a_report_has_to_have_a_place(tmp_path, out, capsys, monkeypatch):
+    run = make_run(tmp_path / "r", "cc")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(run), "--out", out]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "--out" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+@pytest.mark.parametrize("name", ["mine.png", "front.csv", "0123456789.png", "files.txt", "x.txt"])
 def test_a_report_deletes_nothing_of_the_user(tmp_path, name, capsys):
     run = make_run(tmp_path / "r", "cc")
     mine = tmp_path / "figures" / name

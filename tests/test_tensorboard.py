@@ -14,6 +14,7 @@ from test_scatter import trial
 from gmsearch.cli import main
 from gmsearch.gmnet import gmnet_within
 from gmsearch.network import Peer
+from gmsearch.record import front_of
 from gmsearch.tensorboard import TensorBoard
 
 
@@ -29,7 +30,13 @@ def checksum(data: bytes) -> int:
 
 
 def events(folder: Path) -> list[Event]:
-    (file,) = folder.glob("events.out.tfevents.*")
+    """Those of all files, as TensorBoard reads them."""
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    assert files
+    return [event for file in files for event in events_of(file)]
+
+
+def events_of(file: Path) -> list[Event]:
     data, found = file.read_bytes(), []
     while data:
         (length,) = struct.unpack("<Q", data[:8])
@@ -111,6 +118,15 @@ def test_a_complete_trial_has_its_network_as_hyperparameters(tmp_path):
     assert scalars(tmp_path / "failed")["top1"] == {1: 10.0}
 
 
+def test_bands_are_scalars_too(tmp_path):
+    curve = [{**epoch(n), "bands": {"low12": 1.5 * n, "high12": 0.5 * n}} for n in (1, 2)]
+    with TensorBoard(tmp_path) as board:
+        board.update([trial(0, 0.0, 1, id="a", curve=curve)])
+    found = scalars(tmp_path / "a")
+    assert found["low12"] == {1: 1.5, 2: 3.0} and found["high12"] == {1: 0.5, 2: 1.0}
+    assert {"low12", "high12", "top1"} <= told_metrics(tmp_path / "a")
+
+
 def test_a_stop_in_the_middle_loses_nothing_and_the_next_session_writes_it_anew(tmp_path):
     running = trial(0, 0.0, 1, id="a", state="running", curve=[epoch(1)])
     with TensorBoard(tmp_path) as board:
@@ -155,6 +171,11 @@ def test_a_run_that_is_done_gets_its_curves_when_it_is_resumed(tmp_path):
     for record in study.records.values():
         found = scalars(folder.tensorboard_folder / record.id)
         assert found["top1"] == {1: record.top1 / 2, 2: record.top1}
+    front = {r.id for r in front_of(study.records.values(), ("top1", "macs"))}
+    marked = {
+        path.name for path in folder.tensorboard_folder.iterdir() if "on_front" in scalars(path)
+    }
+    assert marked == front and 0 < len(front) < 3
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

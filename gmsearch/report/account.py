@@ -65,7 +65,7 @@ def account_rows(account: Account) -> list[Row]:
     if account.stopped:
         rows.append(("trials stopped early", f"{account.stopped:,}"))
     if account.running:
-        rows.append(("trials that are running", f"{account.running:,}"))
+        rows.append(("trials that are running, or were cut off", f"{account.running:,}"))
     rows.append(("trials that failed", f"{failed:,}"))
     rows += [(f"  {reason}", f"{count:,}") for reason, count in account.failed.items()]
     rows += [

@@ -16,7 +16,7 @@ STATES = {
     "complete": ("trained to the end", GREY),
     "stopped": ("stopped early", ORANGE),
     "failed": ("failed", VERMILION),
-    "running": ("running", GREEN),
+    "running": ("not ended", GREEN),
 }
 
 

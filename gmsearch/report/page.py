@@ -50,7 +50,7 @@ BECAME = {
     "complete": "trained to the end",
     "stopped": "stopped early",
     "failed": "failed",
-    "running": "still training",
+    "running": "not ended",
 }
 LEFT = ("id", "gates", "factor", "tie", "range")
 

@@ -18,11 +18,7 @@ def front_table(history: History) -> pd.DataFrame:
     """The front, best first, with the 95 % interval of each top1 by its number of images."""
     best, num_minival = history.front, history.num_minival
     ties = tied(best, num_minival)
-    found = _trials(best, num_minival).assign(tie=[record.id in ties for record in best])
-    place = FRONT_COLUMNS.index("tie")
-    bands = history.experiment.accuracies[1:]
-    found = found[[*FRONT_COLUMNS[:place], *bands, *FRONT_COLUMNS[place:]]]
-    return found
+    return _trials(best, num_minival).assign(tie=[record.id in ties for record in best])
 
 
 def baselines_table(history: History) -> pd.DataFrame:
@@ -49,8 +45,9 @@ def _trials(records: Sequence[TrialRecord], num_minival: int | None) -> pd.DataF
                 "gates": record.words,
             }
         )
-    columns = [c for c in FRONT_COLUMNS if c != "tie"]
-    return pd.DataFrame(rows, columns=[*columns, *band_names_of(records)]).assign(tie=False)
+    place = FRONT_COLUMNS.index("tie")
+    columns = [*FRONT_COLUMNS[:place], *band_names_of(records), *FRONT_COLUMNS[place:]]
+    return pd.DataFrame(rows, columns=columns).assign(tie=False)
 
 
 def curves_table(history: History) -> pd.DataFrame:

@@ -5,8 +5,7 @@ RUN/report/       the same in parts: a CSV file for each table, a PNG file for e
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gmsearch.errors import SettingsError
@@ -15,10 +14,11 @@ from gmsearch.finalists import trained_in_full
 from gmsearch.history import History
 from gmsearch.report.page import page_of
 from gmsearch.report.pictures import draw_all, figures_of
-from gmsearch.report.tables import Tables, tables_of
+from gmsearch.report.tables import tables_of
 
-TABLES = tuple(each.name for each in fields(Tables))
-PICTURES = ("front", "objectives", "curves", "hypervolume", "effects", "bands", "band_effects")
+PICTURES = ("front", "curves", "hypervolume", "effects")  # beside those that the page has as SVG
+LIST = "files.txt"  # in the folder of the parts: what reports have written there
+HEAD = "# written by gmsearch report"
 
 
 def write_report(history: History, others: Sequence[History] = (), *, out: Path) -> list[Path]:
@@ -33,14 +33,19 @@ def write_report(history: History, others: Sequence[History] = (), *, out: Path)
     page = page_of(history, tables, finalists, others, figures)
     files = [out]
     try:
-        parts.mkdir(parents=True, exist_ok=True)
+        parts.mkdir(exist_ok=True)
+        former = _written(parts) - {parts / LIST}
+        planned = {f"{name}.csv" for name in tables.named()}
+        planned |= {f"{name}.png" for name in (*PICTURES, *figures)}
+        _list(parts, planned | {file.name for file in former})
         for name, table in tables.named().items():
             files.append(parts / f"{name}.csv")
             write_atomically(files[-1], table.to_csv(index=False))
         files += draw_all(history, tables, figures, parts)
         write_atomically(out, page)
-        for former in set(parts.iterdir()) - set(files):  # last: a full disk leaves a whole report
-            former.unlink()
+        for file in former - set(files):  # last: a full disk leaves a whole report
+            file.unlink()
+        _list(parts, {file.name for file in files[1:]})
     except OSError as error:  # such as a run on a disk that is read-only
         raise SettingsError(
             f"--out {out}: cannot be written: {error.strerror}; give another place"
@@ -50,12 +55,14 @@ def write_report(history: History, others: Sequence[History] = (), *, out: Path)
 
 def _free(out: Path) -> Path:
     """The folder for the parts of a page. Raises SettingsError where it has anything that no report
-    wrote.
+    wrote, and where there is no place for it.
     """
-    parts = out.with_suffix("")
     if out.suffix != ".html" or out.is_dir():
         raise SettingsError(f"--out {out}: give a file such as report.html")
-    if parts.exists() and not (parts.is_dir() and all(map(_is_part, parts.iterdir()))):
+    if not out.parent.is_dir():
+        raise SettingsError(f"--out {out}: there is no folder {out.parent}; make it first")
+    parts = out.with_suffix("")
+    if parts.exists() and not (parts.is_dir() and set(parts.iterdir()) <= _written(parts)):
         raise SettingsError(
             f"--out {out}: its pictures and tables go to {parts}, which has something else; "
             "give another name"
@@ -63,14 +70,22 @@ def _free(out: Path) -> Path:
     return parts
 
 
-def _is_part(file: Path) -> bool:
-    """Whether a report may have written a file, by its name; one that was cut off has a dot before
-    it.
-    """
-    name, _, ending = file.name.removeprefix(".").partition(".")
-    kind, _, cut_off = ending.partition(".")
-    known = TABLES if kind == "csv" else PICTURES if kind == "png" else ()
-    is_drawing = kind == "png" and re.fullmatch("[0-9a-f]{10}", name)
-    whole = not cut_off and not file.name.startswith(".")
-    unfinished = file.name.startswith(".") and re.fullmatch("[0-9a-f]{8}", cut_off)
-    return file.is_file() and bool((name in known or is_drawing) and (whole or unfinished))
+def _list(parts: Path, names: Iterable[str]) -> None:
+    write_atomically(parts / LIST, "\n".join([HEAD, *sorted(names), ""]))
+
+
+def _written(parts: Path) -> set[Path]:
+    """What a folder has of a report, by its list; also files that a kill cut off."""
+    try:
+        head, *names = (parts / LIST).read_text(encoding="utf-8").splitlines() or [""]
+    except (OSError, UnicodeDecodeError):
+        return set()
+    if head != HEAD:
+        return set()
+    names.append(LIST)
+    return {
+        file
+        for file in parts.iterdir()
+        if file.is_file()
+        and (file.name in names or re.sub(r"^\.(.+)\.[0-9a-f]{8}$", r"\1", file.name) in names)
+    }

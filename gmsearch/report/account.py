@@ -53,7 +53,7 @@ def account_of(history: History) -> Account:
 
 def _where_time_went(session: Mapping[str, Any]) -> str:
     if "wall_time" not in session:
-        return "not on record: it goes on, or was cut off"
+        return "not on record: it goes on, was cut off, or is of an older version"
     spent = WallTime.from_dict(session["wall_time"])
     return "nothing was left to train" if spent is None else spent.in_words()
 

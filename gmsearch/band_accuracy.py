@@ -8,7 +8,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +18,22 @@ from rich.console import Console
 from rich.table import Table
 
 from gmsearch import data
-from gmsearch.band_picture import DPI, STYLES
 from gmsearch.bias import Bias, low_frequency_bias
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import FullTraining, Settings
 from gmsearch.exporting.subject import Subject, check_classes
 from gmsearch.feeding import in_order, place
-from gmsearch.files import replacing, write_atomically
+from gmsearch.figure_file import Entry, add_legend, new_figure, write_png
+from gmsearch.files import write_atomically
 from gmsearch.frequency import hits_by_part
-from gmsearch.palette import RUNS
+from gmsearch.palette import LOOKS
 from gmsearch.progress import reading
 from gmsearch.radii import RAW, SIDES, band_names, bins, check_radius, corner, radius_of
 from gmsearch.record import interval_of
 from gmsearch.trained import Trained
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from gmsearch.figure_file import Axes, Figure
 
 
 @dataclass(frozen=True)
@@ -206,27 +206,30 @@ def write_files(rows: Sequence[BandAccuracy], folder: Path) -> list[Path]:
 
 
 def draw_accuracies(path: Path, rows: Sequence[BandAccuracy]) -> None:
+    """Writes a PNG file of `accuracies_figure`."""
+    write_png(accuracies_figure(rows), path)
+
+
+def accuracies_figure(rows: Sequence[BandAccuracy]) -> "Figure":
     """A panel for the low parts and one for the high ones: a line over the radii for each network,
     with 95 % intervals from the number of images, and a dotted one at its accuracy on whole images.
     """
-    from matplotlib.figure import Figure
-
-    looks = list(zip(rows, cycle(product(STYLES, RUNS))))
-    figure = Figure(figsize=(9, 4.2 + 0.2 * -(-len(rows) // 3)), layout="constrained")
+    looks = list(zip(rows, cycle(LOOKS)))
+    figure = new_figure(9, 4.2 + 0.2 * -(-len(rows) // 3))
     panels = figure.subplots(1, len(SIDES), sharey=True)
     for axes, side in zip(panels, SIDES, strict=True):
-        _draw_side(axes, side, looks)
+        entries = _draw_side(axes, side, looks)
     panels[0].set_ylabel("top1 on the part, %")
     panels[0].set_ylim(bottom=0)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
-    with replacing(path) as file:
-        figure.savefig(file, dpi=DPI, format="png")
+    add_legend(figure, entries, loc="outside lower center", ncols=3, fontsize=8)
+    return figure
 
 
 def _draw_side(
     axes: "Axes", side: str, looks: Iterable[tuple[BandAccuracy, tuple[str, str]]]
-) -> None:
+) -> list[Entry]:
+    """For the legend, a line for each network."""
+    entries = []
     for row, (style, colour) in looks:
         radii = _radii(row, side)
         values = [row.top1[f"{side}{radius:g}"] for radius in radii]
@@ -235,22 +238,13 @@ def _draw_side(
             [value - span.low for value, span in zip(values, spans, strict=True)],
             [span.high - value for value, span in zip(values, spans, strict=True)],
         ]
-        axes.errorbar(
-            radii,
-            values,
-            yerr=around,
-            fmt="o",
-            ls=style,
-            color=colour,
-            ms=5,
-            lw=1.5,
-            elinewidth=0.7,
-            capsize=2,
-            label=row.name,
-        )
+        look: dict[str, Any] = {"ls": style, "color": colour, "ms": 5, "lw": 1.5}
+        bars = axes.errorbar(radii, values, around, fmt="o", elinewidth=0.7, capsize=2, **look)
+        entries.append((row.name, bars))
         axes.axhline(row.top1[RAW], color=colour, ls=":", lw=0.8)
     where = "within" if side == SIDES[0] else "beyond"
     axes.set_title(f"{side} part: {where} the radius (dotted: whole images)", fontsize=9)
     axes.set_xlabel("radius, in bins at 224 px (Nyquist: 112)")
     axes.set_xlim(left=0)
     axes.grid(alpha=0.2)
+    return entries

@@ -5,31 +5,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmsearch.claims import FAILS, HOLDS, OPEN, Judged
-from gmsearch.files import replacing
+from gmsearch.figure_file import add_legend, new_figure, write_png
 from gmsearch.palette import BLACK, BLUE, GREY, VERMILION
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from gmsearch.figure_file import Figure
 
 COLOURS = {HOLDS: BLUE, FAILS: VERMILION, OPEN: GREY}
 MARKS = {HOLDS: "o", FAILS: "s", OPEN: "o"}  # colour is not all that tells them apart
-ROW, WIDTH, DPI = 0.24, 8.0, 110  # inches
+ROW, WIDTH = 0.24, 8.0  # inches
 
 
 def draw_claims(path: Path, judged: Sequence[Judged], what: str) -> None:
     """Writes a PNG of `claims_of`."""
-    figure = claims_of(judged, what)
-    with replacing(path) as file:
-        figure.savefig(file, dpi=DPI, format="png")
+    write_png(claims_of(judged, what), path)
 
 
 def claims_of(judged: Sequence[Judged], what: str) -> "Figure":
     """A row for each claim: its difference with the 95 % interval, or that it was not tested, and a
     diamond for the published one.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH, 1.5 + ROW * len(judged)), layout="constrained")
+    figure = new_figure(WIDTH, 1.5 + ROW * len(judged))
     axes = figure.add_subplot()
     axes.axvline(0, color="0.3", lw=1)
     for row, each in enumerate(judged):
@@ -57,10 +53,13 @@ def claims_of(judged: Sequence[Judged], what: str) -> "Figure":
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.grid(axis="x", alpha=0.2)
     axes.set_axisbelow(True)
+    entries = []
     for verdict, colour in COLOURS.items():
         face = "white" if verdict == OPEN else colour
-        axes.plot([], [], MARKS[verdict], color=colour, mfc=face, label=verdict)
-    axes.plot([], [], "D", mfc="none", mec=BLACK, ls="", ms=5, label="in the paper, on ImageNet")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+        [mark] = axes.plot([], [], MARKS[verdict], color=colour, mfc=face)
+        entries.append((verdict, mark))
+    [mark] = axes.plot([], [], "D", mfc="none", mec=BLACK, ls="", ms=5)
+    entries.append(("in the paper, on ImageNet", mark))
+    add_legend(figure, entries, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     axes.set_title(what, fontsize=9, loc="left")
     return figure

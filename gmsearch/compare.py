@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from itertools import cycle, product
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean, median, stdev
 
-from gmsearch.band_picture import STYLES, Line, draw_bands
+from gmsearch.band_picture import Line, draw_bands
 from gmsearch.console import comparison_table
 from gmsearch.cost import Cost, total
 from gmsearch.errors import ExportError, TrainingError, WeightsError
@@ -17,7 +17,7 @@ from gmsearch.jobs import Writer
 from gmsearch.latency import EAGER, ONNX_RUNTIME, Latency, eager, measure, onnx
 from gmsearch.network import Network, network_from_dict
 from gmsearch.onnx_export import export_onnx
-from gmsearch.palette import RUNS
+from gmsearch.palette import LOOKS
 from gmsearch.record import (
     ComparedNetwork,
     EpochDict,
@@ -130,10 +130,9 @@ def _lines(networks: Mapping[str, Network], records: Iterable[TrialRecord]) -> l
     names: dict[str, str] = {}
     for name, network in networks.items():
         names.setdefault(network.id, name)
-    looks = product(STYLES, RUNS)
     return [
         Line(name, colour, curves[network_id], style=style)
-        for (network_id, name), (style, colour) in zip(names.items(), cycle(looks))
+        for (network_id, name), (style, colour) in zip(names.items(), cycle(LOOKS))
         if network_id in curves
     ]
 

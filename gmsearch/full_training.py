@@ -3,18 +3,18 @@
 RUN/retrained/ID/   settings.yaml, and what `retraining` leaves
 """
 
-from itertools import cycle, product
+from itertools import cycle
 
 from rich.console import Console
 
 from gmsearch import data
 from gmsearch.agreement import correlation_in_words, finalists_table
-from gmsearch.band_picture import STYLES, Line, draw_bands
+from gmsearch.band_picture import Line, draw_bands
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import FullTraining, read_full_training
 from gmsearch.files import write_atomically
 from gmsearch.finalists import Finalist
-from gmsearch.palette import RUNS
+from gmsearch.palette import LOOKS
 from gmsearch.progress import following
 from gmsearch.run import RunFolder, read_curve
 
@@ -78,12 +78,11 @@ def retrain_finalists(
     console.print(correlation_in_words(finalists), soft_wrap=True)
     if settings.watch is not None:
         picture = finalists[0].folder.parent / "bands.png"
-        looks = cycle(product(STYLES, RUNS))
         draw_bands(
             picture,
             [
                 Line(finalist.id, colour, [read_curve(finalist.folder)], style=style)
-                for finalist, (style, colour) in zip(finalists, looks, strict=False)
+                for finalist, (style, colour) in zip(finalists, cycle(LOOKS), strict=False)
             ],
         )
         console.print(f"{picture} has the bands over training", soft_wrap=True)

@@ -20,10 +20,11 @@ from gmsearch import data
 from gmsearch.console import make_console
 from gmsearch.exporting.subject import Subject, find_subject
 from gmsearch.feeding import in_order, place
+from gmsearch.figure_file import write_png
 from gmsearch.files import write_atomically
 from gmsearch.progress import reading
 from gmsearch.spectra import BEFORE, PLACES, PRODUCT, StageSpectra, measure_spectra
-from gmsearch.spectra_figures import draw_falls, draw_inside, draw_support, write_figure
+from gmsearch.spectra_figures import draw_falls, draw_inside, draw_support
 
 BATCH = 16  # images at most; maps are taken in double precision, and are large
 BLOCKS, ACTIVATIONS = "blocks", "activations"  # what a stage is said to have
@@ -112,9 +113,9 @@ def _write(found: Inside, out: Path) -> None:
         f"{subject.name}: {subject.network.in_words()}, {state}; "
         f"{found.num_images} images at {subject.resolution} px"
     )
-    write_figure(out / "inside.png", draw_inside(title, found.stages))
-    write_figure(out / "support.png", draw_support())
-    write_figure(out / "falls.png", draw_falls())
+    write_png(draw_inside(title, found.stages), out / "inside.png")
+    write_png(draw_support(), out / "support.png")
+    write_png(draw_falls(), out / "falls.png")
     write_atomically(out / "spectra.csv", _table(found.stages))
 
 

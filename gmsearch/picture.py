@@ -2,20 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
-from gmsearch.files import replacing
+from gmsearch.figure_file import Entry, add_legend, new_figure, write_png
 from gmsearch.palette import BASELINE_MARKS, BLUE, COST_WORDS, ORANGE, PALE, VERMILION, in_words
-from gmsearch.record import TrialRecord, front_of, interval_of, tied
+from gmsearch.record import TrialRecord, front_of, tied
 from gmsearch.space import format_size
 from gmsearch.survey import Survey, feasible_in_words, shares
 
-if TYPE_CHECKING:  # it takes a second to import, and few commands need it
-    from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from gmsearch.figure_file import Axes, Figure
 
 NUM_BARS = 40
 
@@ -23,43 +23,26 @@ NUM_BARS = 40
 def draw_front(
     path: Path, experiment: Experiment, records: Sequence[TrialRecord], num_minival: int | None
 ) -> None:
-    """Draws all complete trials, the front, the baselines and the budget: top1 over the first cost.
-    The line is the front over that cost alone, the dots are that over all objectives.
+    """Writes a PNG file of `front_picture`."""
+    write_png(front_picture(experiment, records, num_minival), path)
 
-    The bars are 95 % intervals from the number of minival images, where it is known; a seed's own
-    noise comes on top. Dots of the front whose interval overlaps their neighbour's are hollow.
+
+def front_picture(
+    experiment: Experiment, records: Sequence[TrialRecord], num_minival: int | None
+) -> "Figure":
+    """All complete trials, the front, the baselines and the budget: top1 over the first cost, as
+    `draw_trials` has them. A place has the id of what is there.
     """
-    from matplotlib.figure import Figure
-
     cost = experiment.objectives[1]
-    complete = [record for record in records if record.state == "complete"]
-    searched = [record for record in complete if not record.baseline]
-    best = front_of(complete, experiment.objectives)
-    line = sorted(front_of(complete, ("top1", cost)), key=lambda record: getattr(record, cost))
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
-    if complete and num_minival is not None:
-        costs, top1s = _columns(complete, cost)
-        ends = np.array([interval_of(top1, num_minival) for top1 in top1s]).T
-        around = np.abs(ends - top1s)
-        axes.errorbar(costs, top1s, around, fmt="none", color="0.85", lw=1, zorder=0)
-    axes.scatter(*_columns(searched, cost), s=28, color=PALE, label="searched")
-    axes.step(*_columns(line, cost), where="post", color=BLUE, lw=1.2)
-    ties = tied(best, num_minival)
-    for label, face in (("front", BLUE), ("front: a tie", "white")):
-        dots = [record for record in best if (record.id in ties) == (face != BLUE)]
-        if dots:
-            at = _columns(dots, cost)
-            axes.scatter(*at, s=44, c=face, edgecolors=BLUE, lw=1.5, zorder=3, label=label)
-    for record in best:
-        place = _point(record, cost)
-        axes.annotate(record.id, place, xytext=(4, -10), textcoords="offset points", fontsize=7)
-    for record in complete:
-        if record.baseline:
-            x, y = _point(record, cost)
-            mark = BASELINE_MARKS[record.baseline]
-            axes.scatter(x, y, s=70, marker=mark, color=ORANGE, label=record.baseline, zorder=4)
+    entries = draw_trials(axes, experiment, records, "top1", num_minival)
+    ids: dict[tuple[float, float], list[str]] = {}
+    for record in front_of(records, experiment.objectives):
+        ids.setdefault(_point(record, cost, "top1"), []).append(record.id)
+    for place, (first, *others) in ids.items():
+        words = f"{first} and {len(others)} more" if others else first
+        axes.annotate(words, place, xytext=(4, -10), textcoords="offset points", fontsize=7)
     if cost == "macs":
         axes.axvline(experiment.budget / 1e6, color="0.3", ls=":", lw=1)
         axes.annotate(
@@ -77,9 +60,84 @@ def draw_front(
         words = ", ".join(map(in_words, experiment.objectives[1:]))
         title += f"\nblue: the front over {words}; line: over {COST_WORDS[cost]} alone"
     axes.set_title(title, fontsize=10)
+    add_legend(axes, entries, loc="upper left", fontsize=8)
+    return figure
+
+
+class _Look(NamedTuple):
+    """How trials of a kind are drawn."""
+
+    colour: str
+    mark: str
+    size: float  # square points
+    zorder: float
+
+
+def draw_trials(
+    axes: "Axes",
+    experiment: Experiment,
+    records: Sequence[TrialRecord],
+    accuracy: str,
+    num_minival: int | None,
+) -> list[Entry]:
+    """Draws the complete trials, the front and the baselines: an accuracy over the first cost; for
+    the legend, what there is. The line is the front over these two alone, the dots are that over
+    all objectives.
+
+    The bars are 95 % intervals from the number of images, where it is known; a seed's own noise
+    comes on top. Dots of the front whose interval overlaps their neighbour's are hollow.
+    """
+    cost = experiment.objectives[1]
+    complete = [record for record in records if record.state == "complete"]
+    best = front_of(complete, experiment.objectives)
+    line = sorted(front_of(complete, (accuracy, cost)), key=lambda record: getattr(record, cost))
+    _draw_intervals(axes, complete, cost, accuracy, num_minival)
+    axes.step(*_columns(line, cost, accuracy), where="post", color=BLUE, lw=1.2)
+    ties, on_front = tied(best, num_minival, accuracy), {record.number for record in best}
+    looks = {
+        "searched": _Look(PALE, "o", 28, 1),
+        "front": _Look(BLUE, "o", 44, 3),
+        **{name: _Look(ORANGE, mark, 70, 4) for name, mark in BASELINE_MARKS.items()},
+    }
+    groups: dict[tuple[str, bool], list[TrialRecord]] = {
+        (name, is_tie): [] for name in looks for is_tie in (False, True)
+    }
+    for record in complete:
+        is_best = record.number in on_front
+        name = record.baseline or ("front" if is_best else "searched")
+        groups[name, is_best and record.id in ties].append(record)
+    entries: list[Entry] = []
+    for (name, is_tie), dots in groups.items():
+        if dots:
+            colour, mark, size, zorder = looks[name]
+            face = "white" if is_tie else colour
+            at = _columns(dots, cost, accuracy)
+            look: dict[str, Any] = {
+                "marker": mark,
+                "c": face,
+                "edgecolors": colour,
+                "lw": 1.5,
+                "zorder": zorder,
+            }
+            label = f"{name}: a tie" if is_tie else name
+            entries.append((label, axes.scatter(*at, s=size, label=label, **look)))
     axes.grid(alpha=0.2)
-    axes.legend(loc="upper left", fontsize=8)
-    _write(path, figure)
+    return entries
+
+
+def _draw_intervals(
+    axes: "Axes",
+    records: Sequence[TrialRecord],
+    cost: str,
+    accuracy: str,
+    num_minival: int | None,
+) -> None:
+    spans = [(record, record.interval(accuracy, num_minival)) for record in records]
+    known = [(record, span) for record, span in spans if span is not None]
+    if known:
+        costs, values = _columns([record for record, _ in known], cost, accuracy)
+        around = np.abs(np.array([span for _, span in known]).T - values)
+        axes.errorbar(costs, values, around, fmt="none", color="0.85", lw=1, zorder=0)
 
 
 def draw_space(path: Path, result: Survey) -> None:
@@ -87,11 +145,9 @@ def draw_space(path: Path, result: Survey) -> None:
 
     Raises SettingsError where the picture cannot be written.
     """
-    from matplotlib.figure import Figure
-
     if path.is_dir() or path.suffix.lower() != ".png":
         raise SettingsError(f"--plot {path}: a PNG is drawn; give a file such as space.png")
-    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    figure = new_figure(8, 6.5)
     above, below = figure.subplots(2, 1, sharex=True)
     ends = result.smallest, max(result.largest, 1.01 * result.smallest)
     _draw_histogram(above, result, np.geomspace(*ends, NUM_BARS + 1))
@@ -104,7 +160,7 @@ def draw_space(path: Path, result: Survey) -> None:
     below.set_xlabel(f"million MACs at {space.resolution} px and {space.num_classes} classes")
     above.set_title(f"space {space.name}", loc="left", fontsize=11)
     try:
-        _write(path, figure)
+        write_png(figure, path)
     except OSError as error:
         raise SettingsError(f"--plot {path}: cannot be written: {error.strerror}") from None
 
@@ -144,15 +200,12 @@ def _bare(axes: Any) -> None:
     axes.set_axisbelow(True)
 
 
-def _write(path: Path, figure: "Figure") -> None:
-    with replacing(path) as file:
-        figure.savefig(file, dpi=130, format="png")
+def _point(record: TrialRecord, cost: str, accuracy: str) -> tuple[float, float]:
+    return getattr(record, cost) / 1e6, record.figure(accuracy)
 
 
-def _point(record: TrialRecord, cost: str) -> tuple[float, float]:
-    return getattr(record, cost) / 1e6, record.curve[-1]["top1"]
-
-
-def _columns(records: Sequence[TrialRecord], cost: str) -> tuple[list[float], list[float]]:
-    points = [_point(record, cost) for record in records]
+def _columns(
+    records: Sequence[TrialRecord], cost: str, accuracy: str
+) -> tuple[list[float], list[float]]:
+    points = [_point(record, cost, accuracy) for record in records]
     return [x for x, _ in points], [y for _, y in points]

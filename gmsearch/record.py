@@ -72,6 +72,16 @@ class TrialRecord:
         there = self.curve[(epoch or self.epochs) - 1] if self.curve else {}
         return (there.get("bands") or {}).get(name) if is_band(name) else there.get(name)
 
+    def interval(self, accuracy: str, num_minival: int | None) -> "Interval | None":
+        """The 95 % interval of an accuracy after the last epoch, from its number of images: those
+        of minival, or for a band those that were looked at. None where it is not known.
+        """
+        value = self.figure(accuracy)
+        if value is None:
+            return None
+        num_images = self.curve[-1].get("band_images") if is_band(accuracy) else num_minival
+        return interval_of(value, num_images) if num_images else None
+
     @property
     def epochs(self) -> int:
         return len(self.curve)
@@ -150,20 +160,19 @@ def half_interval(top1: float, num_images: int) -> float:
     return (high - low) / 2
 
 
-def tied(front: Sequence[TrialRecord], num_images: int | None) -> set[str]:
-    """The ids of a front whose 95 % interval overlaps that of the next better or the next worse,
-    where the front is sorted by top1; none where the number of images is not known.
+def tied(front: Sequence[TrialRecord], num_minival: int | None, accuracy: str = "top1") -> set[str]:
+    """The ids of a front whose 95 % interval of an accuracy overlaps that of the next better or the
+    next worse at it; none where the number of images is not known.
     """
-    if num_images is None:
-        return set()
     spans = [
-        (record.id, interval_of(top1, num_images))
+        (record.figure(accuracy), record.id, span)
         for record in front
-        if (top1 := record.top1) is not None
+        if (span := record.interval(accuracy, num_minival)) is not None
     ]
+    spans.sort(key=lambda each: -each[0])  # equal ones stay in the order of the front
     return {
         name
-        for (one, a), (other, b) in pairwise(spans)
+        for (_, one, a), (_, other, b) in pairwise(spans)
         if a.low < b.high and b.low < a.high
         for name in (one, other)
     }

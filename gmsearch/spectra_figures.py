@@ -3,7 +3,6 @@ network.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,14 +18,13 @@ from gmsearch.bandlimited import (
     power_of,
     product_power,
 )
-from gmsearch.files import replacing
+from gmsearch.figure_file import count_tens, new_figure
 from gmsearch.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILION
 from gmsearch.spectra import ACTIVATED, BEFORE, HIGH, PRODUCT, StageSpectra
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from gmsearch.figure_file import Figure
 
-DPI = 110
 NUM_SIGNALS = 2000
 SIZE, INSIDE, BEYOND = 128, 16, 48  # samples; a band of which twice is held, and one of which not
 FALLS = {  # by name, in the order of drawing
@@ -42,17 +40,9 @@ COLOURS = {BEFORE: GREY, ACTIVATED: ORANGE, PRODUCT: BLUE}
 LEAST_POWER = 1e-24  # of the fall, that is drawn
 
 
-def write_figure(path: Path, figure: "Figure") -> None:
-    """Writes a PNG. Raises OSError."""
-    with replacing(path) as file:
-        figure.savefig(file, dpi=DPI, format="png")
-
-
 def draw_support() -> "Figure":
     """The band of h and of h·h: where the samples hold twice the band, and where they do not."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = new_figure(9, 3.6)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, band in zip(panels, (INSIDE, BEYOND), strict=True):
         signals = band_limited(NUM_SIGNALS, SIZE, band)
@@ -88,13 +78,12 @@ def draw_support() -> "Figure":
 
 def draw_falls() -> "Figure":
     """How the spectra of activations fall, and those of their self-gates."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 4.8), layout="constrained")
+    figure = new_figure(9, 4.8)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, gate in zip(panels, (False, True), strict=True):
         for name, colour in FALLS.items():
             _draw_fall(axes, fall_of(name, gate=gate), colour)
+        count_tens(axes.xaxis)
         axes.axvspan(FIT[0] / BAND, FIT[1] / BAND, color="0.95", lw=0)
         axes.set(
             xlim=(1, SAMPLES / 2 / BAND),
@@ -128,9 +117,7 @@ def _draw_fall(axes: Any, fall: Fall, colour: str) -> None:
 
 def draw_inside(name: str, stages: Sequence[StageSpectra]) -> "Figure":
     """The spectra of every stage before and after its activation and product."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.6 + 2.5 * len(stages), 3.4), layout="constrained")
+    figure = new_figure(2.6 + 2.5 * len(stages), 3.4)
     panels = figure.subplots(1, len(stages), sharey=True, squeeze=False)[0]
     for axes, stage in zip(panels, stages, strict=True):
         axes.axvspan(HIGH, 1.45, color="0.95", lw=0)
@@ -157,6 +144,8 @@ def draw_inside(name: str, stages: Sequence[StageSpectra]) -> "Figure":
 
 
 def _bare(axes: Any) -> None:
+    """Only what carries the powers, which are on a logarithmic axis."""
+    count_tens(axes.yaxis)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.2)
     axes.set_axisbelow(True)

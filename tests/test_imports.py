@@ -37,7 +37,7 @@ FLOORS = (
     {
         *{"jobs", "trainings", "sampler", "storage", "stored", "study"},
         *{"console", "picture", "progress", "band_picture", "spectra_figures"},
-        *{"claims_figure"},
+        *{"claims_figure", "figure_file"},
         *{"notes", "scatter", "tensorboard", "trackers", "wall_time"},
         *{"cluster", "shelf", "worker", "lookout", "driver", "tune", "nodes", "session", "launch"},
         *{"spending", "rehearsal"},
@@ -104,16 +104,7 @@ DOORS = {
     "onnxruntime": {"onnx_export", "exporting.int8"},
     "safetensors": {"exporting.pretrained", "retraining", "weights"},
     "scipy": {"resolved", "agreement", "ranking", "surrogate", "gain", "contrasts"},
-    "matplotlib": {
-        "picture",
-        "band_picture",
-        "band_accuracy",
-        "spectra_figures",
-        "claims_figure",
-        "report.drawing",
-        "report.pictures",
-        "report.page",
-    },
+    "matplotlib": {"figure_file", "picture", "report.drawing"},
     "tensorboardX": {"tensorboard"},
     "PIL": {"data.decoding", "data.sources", "data.named", "data.streamed"},
 }

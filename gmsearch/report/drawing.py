@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gmsearch.architecture import FORMS, Architecture, Stage
 from gmsearch.cost import halved, ledger
+from gmsearch.figure_file import new_figure
 from gmsearch.history import History
 from gmsearch.palette import BLUE, ORANGE
 from gmsearch.record import TrialRecord
 from gmsearch.space import format_size
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from gmsearch.figure_file import Axes, Figure
 
 NUM_DRAWN = 3
 PLAIN, GATE, ACTIVATION, INK = "#f2f2f2", BLUE, ORANGE, "0.25"
@@ -44,10 +44,8 @@ def draw(architecture: Architecture, *, resolution: int, num_classes: int) -> "F
 
     A gate is blue, a plain activation orange; a dotted line is the residual path of a block.
     """
-    from matplotlib.figure import Figure
-
     height = ROW * len(architecture.stages) + 1.0
-    figure = Figure(figsize=(WIDTH, height))
+    figure = new_figure(WIDTH, height, layout="none")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, WIDTH), ylim=(-height, 0))
     axes.set_axis_off()

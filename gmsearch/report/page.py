@@ -1,6 +1,5 @@
 """report.html: all that a run tells, in one file that needs no network."""
 
-import io
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from plotly.offline import get_plotlyjs
 
 from gmsearch.agreement import correlation_in_words
 from gmsearch.certificate import read_certificate
+from gmsearch.figure_file import svg_of
 from gmsearch.finalists import Finalist
 from gmsearch.history import History
 from gmsearch.notes import lines_to_type
@@ -26,7 +26,7 @@ from gmsearch.space import format_size
 from gmsearch.spending import has_spent_all, spent_in_words
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from gmsearch.figure_file import Figure
 
 # How a column is told: its head and its format.
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
@@ -64,7 +64,7 @@ def page_of(
 ) -> str:
     """The text of the page; `others` are runs to compare with, `drawn` what `figures_of` gives."""
     account = account_of(history)
-    pictures = {name: _svg(figure) for name, figure in drawn.items()}
+    pictures = {name: svg_of(figure) for name, figure in drawn.items()}
     environment = Environment(
         loader=PackageLoader("gmsearch.report", "."), autoescape=True, trim_blocks=True
     )
@@ -224,17 +224,6 @@ def _drawings(history: History, pictures: Mapping[str, str]) -> Iterator[dict[st
         title = f"{record.id}: top1 {record.top1:.1f} %, {format_size(record.macs)} MACs"
         lines = lines_to_type(history.folder.path, record.id, history.data)
         yield {"title": title, "svg": pictures[record.id], "lines": lines}
-
-
-def _svg(figure: "Figure") -> str:
-    """A picture as a part of a page, its words as text."""
-    import matplotlib
-
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "gmsearch"}):
-        figure.savefig(text, format="svg")
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
 
 
 def _with_range(importance: pd.DataFrame | None) -> pd.DataFrame | None:

@@ -3,28 +3,25 @@
 from collections.abc import Iterator, Mapping
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from gmsearch.band_picture import Line, bands_figure
 from gmsearch.effects import OF_GATES
-from gmsearch.files import replacing
+from gmsearch.figure_file import Entry, add_legend, count_whole, new_figure, write_png
 from gmsearch.history import History
-from gmsearch.palette import BASELINE_MARKS, BLUE, GREY, ORANGE, PALE, RUNS, VERMILION, in_words
-from gmsearch.picture import draw_front
-from gmsearch.radii import SIDES
-from gmsearch.record import TrialRecord, band_cost_in_words, front_of
+from gmsearch.palette import BLUE, GREY, LOOKS, ORANGE, PALE, VERMILION, in_words
+from gmsearch.picture import draw_front, draw_trials
+from gmsearch.radii import SIDES, radius_of
+from gmsearch.record import band_cost_in_words
 from gmsearch.report.charts import EFFECTS_AXIS, STATES, evenly, joined, shown_curves
 from gmsearch.report.drawing import draw_best
 from gmsearch.report.tables import Tables
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-DPI = 130
+    from gmsearch.figure_file import Axes, Figure
 
 
 def figures_of(history: History, tables: Tables) -> dict[str, "Figure"]:
@@ -61,22 +58,13 @@ def draw_all(
     if tables.effects is not None:
         draw_effects(named("effects"), tables.effects)
     for name, figure in figures.items():
-        save(figure, named(name))
+        write_png(figure, named(name))
     return files
-
-
-def save(figure: "Figure", path: Path) -> None:
-    """Writes a PNG file, whole or not at all."""
-    with replacing(path) as file:
-        figure.savefig(file, dpi=DPI, format="png")
 
 
 def draw_curves(path: Path, curves: pd.DataFrame, front: list[str]) -> None:
     """top1 after each epoch, as `curves_figure` has it."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = new_figure(8, 4.5)
     axes = figure.subplots()
     shown = shown_curves(curves, front)
     of_front = shown.id.isin(front)
@@ -84,17 +72,16 @@ def draw_curves(path: Path, curves: pd.DataFrame, front: list[str]) -> None:
         (shown[(shown.state == state) & ~of_front], words, colour, 0.8, 4)
         for state, (words, colour) in STATES.items()
     ]
+    entries: list[Entry] = []
     for part, words, colour, lw, ms in (*groups, (shown[of_front], "front", BLUE, 1.6, 6)):
         if not part.empty:
-            epochs, top1s, _ = joined(part)
-            axes.plot(
-                _with_gaps(epochs), _with_gaps(top1s), ".-", color=colour, lw=lw, ms=ms, label=words
-            )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            epochs, top1s = map(_with_gaps, joined(part)[:2])
+            [line] = axes.plot(epochs, top1s, ".-", color=colour, lw=lw, ms=ms)
+            entries.append((words, line))
+    count_whole(axes.xaxis)
     axes.grid(alpha=0.2)
-    if axes.lines:
-        axes.legend(fontsize=8)
-    save(figure, path)
+    add_legend(axes, entries, fontsize=8)
+    write_png(figure, path)
 
 
 def _with_gaps(values: list) -> np.ndarray:
@@ -102,52 +89,53 @@ def _with_gaps(values: list) -> np.ndarray:
 
 
 def draw_hypervolume(path: Path, growth: pd.DataFrame) -> None:
-    """The hypervolume against the epochs trained, a line for each run."""
-    from matplotlib.figure import Figure
+    """Writes a PNG file of `growth_figure`."""
+    write_png(growth_figure(growth), path)
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+
+def growth_figure(growth: pd.DataFrame) -> "Figure":
+    """The hypervolume against the epochs trained, a line for each run."""
+    figure = new_figure(8, 4.5)
     axes = figure.subplots()
-    for (run, steps), colour in zip(growth.groupby("run", sort=False), cycle(RUNS)):
+    entries: list[Entry] = []
+    for (run, steps), (style, colour) in zip(growth.groupby("run", sort=False), cycle(LOOKS)):
         epochs, values = [0, *steps.epochs], [0.0, *steps.hypervolume]
-        axes.step(epochs, values, where="post", color=colour, lw=1.6, label=str(run))
+        [line] = axes.step(epochs, values, where="post", ls=style, color=colour, lw=1.6)
+        entries.append((str(run), line))
     axes.set(xlabel="epochs trained, all trials together", ylabel="hypervolume, points of top1")
     axes.set(xlim=(0, None), ylim=(0, None))
     axes.grid(alpha=0.2)
-    axes.legend(fontsize=8, loc="lower right")
-    save(figure, path)
+    add_legend(axes, entries, loc="lower right", fontsize=8)
+    return figure
 
 
 def draw_effects(path: Path, effects: pd.DataFrame) -> None:
     """Points of top1 of each level of each factor, as `effects_figure` has them."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 1 + 0.22 * len(effects)), layout="constrained")
+    figure = new_figure(8, 1 + 0.22 * len(effects))
     axes = figure.subplots()
     _effects(axes, effects.assign(y=range(len(effects))))
     axes.set_yticks(range(len(effects)), effects.factor + "  " + effects.level, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel(EFFECTS_AXIS)
-    save(figure, path)
+    write_png(figure, path)
 
 
 def band_effects_figure(effects: pd.DataFrame) -> "Figure":
-    """What each level of a gate does to each band, at equal MACs: a panel for each band, with the
-    same rows in all.
+    """What each level of a gate does to each band, at equal MACs: a panel for each band, the low
+    parts above, the high ones below, with the same rows in all.
     """
-    from matplotlib.figure import Figure
-
     of_gates = effects[effects.factor.isin(OF_GATES)]
     names = list(dict.fromkeys(of_gates.factor + "  " + of_gates.level))
-    bands = list(dict.fromkeys(of_gates.band))
-    rows, columns = len(SIDES), max(1, len(bands) // len(SIDES))
-    figure = Figure(
-        figsize=(1.8 + 2.6 * columns, rows * (1 + 0.19 * len(names))), layout="constrained"
-    )
+    radii = sorted({radius_of(band) for band in of_gates.band})
+    rows, columns = len(SIDES), max(1, len(radii))
+    figure = new_figure(1.8 + 2.6 * columns, rows * (1 + 0.19 * len(names)))
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for axes, band in zip(panels.T.ravel(), bands, strict=False):
-        part = of_gates[of_gates.band == band]
-        _effects(axes, part.assign(y=[names.index(n) for n in part.factor + "  " + part.level]))
-        axes.set_title(f"on {band}", fontsize=9)
+    for row, side in zip(panels, SIDES, strict=True):
+        for axes, radius in zip(row, radii, strict=False):
+            band = f"{side}{radius:g}"
+            part = of_gates[of_gates.band == band]
+            _effects(axes, part.assign(y=[names.index(n) for n in part.factor + "  " + part.level]))
+            axes.set_title(f"on {band}" + (": not known" if part.empty else ""), fontsize=9)
     for axes in panels[:, 0]:
         axes.set_yticks(range(len(names)), names, fontsize=7)
     panels[0, 0].invert_yaxis()
@@ -167,39 +155,19 @@ def _effects(axes: "Axes", rows: pd.DataFrame) -> None:
 
 def objectives_figure(history: History) -> "Figure":
     """The complete trials and the front of all objectives, in a panel for each accuracy, over the
-    first cost.
+    first cost, as `draw_trials` has them.
     """
-    from matplotlib.figure import Figure
-
     experiment = history.experiment
-    cost = experiment.costs[0]
-    figure = Figure(figsize=(4.2 * len(experiment.accuracies), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(experiment.accuracies), squeeze=False)[0]
-    on_front = {record.number for record in history.front}
-    looks = {
-        "searched": (PALE, "o"),
-        "front": (BLUE, "o"),
-        **{name: (ORANGE, mark) for name, mark in BASELINE_MARKS.items()},
-    }
-    groups: dict[str, list[TrialRecord]] = {name: [] for name in looks}
-    for record in history.complete:
-        name = record.baseline or ("front" if record.number in on_front else "searched")
-        groups[name].append(record)
-    for axes, accuracy in zip(panels, experiment.accuracies, strict=True):
-        line = sorted(front_of(history.records, (accuracy, cost)), key=lambda r: r.figure(cost))
-        places = [(r.figure(cost) / 1e6, r.figure(accuracy)) for r in line]
-        axes.step(*zip(*places, strict=True), where="post", color=BLUE, lw=1.2)
-        for name, (colour, mark) in looks.items():
-            part = groups[name]
-            if not part:
-                continue
-            x, y = (
-                [scale * r.figure(n) for r in part] for scale, n in ((1e-6, cost), (1, accuracy))
-            )
-            axes.scatter(x, y, s=28, color=colour, marker=mark, label=name, zorder=2)
-        axes.set(xlabel=f"million {in_words(cost)}", ylabel=f"{accuracy} on minival, %")
-        axes.grid(alpha=0.2)
-    panels[0].legend(fontsize=8)
+    accuracies = experiment.accuracies
+    figure = new_figure(4.2 * len(accuracies), 4.0)
+    panels = figure.subplots(1, len(accuracies), squeeze=False)[0]
+    entries: dict[str, Any] = {}
+    for axes, accuracy in zip(panels, accuracies, strict=True):
+        drawn = draw_trials(axes, experiment, history.records, accuracy, history.num_minival)
+        entries |= dict(drawn)
+        axes.set_xlabel(f"million {in_words(experiment.costs[0])}")
+        axes.set_ylabel(f"{accuracy} on minival, %")
+    add_legend(figure, entries.items(), loc="outside lower center", ncols=len(entries), fontsize=8)
     return figure
 
 

@@ -60,7 +60,8 @@ def front_picture(
         words = ", ".join(map(in_words, experiment.objectives[1:]))
         title += f"\nblue: the front over {words}; line: over {COST_WORDS[cost]} alone"
     axes.set_title(title, fontsize=10)
-    add_legend(axes, entries, loc="upper left", fontsize=8)
+    columns = max(1, len(entries))
+    add_legend(figure, entries, loc="outside lower center", ncols=columns, fontsize=8)
     return figure
 
 
@@ -141,12 +142,17 @@ def _draw_intervals(
 
 
 def draw_space(path: Path, result: Survey) -> None:
-    """Draws how many MACs the drawn settings have, and which share of them fits each budget.
-
-    Raises SettingsError where the picture cannot be written.
-    """
+    """Writes a PNG file of `space_picture`. Raises SettingsError where it cannot be written."""
     if path.is_dir() or path.suffix.lower() != ".png":
         raise SettingsError(f"--plot {path}: a PNG is drawn; give a file such as space.png")
+    try:
+        write_png(space_picture(result), path)
+    except OSError as error:
+        raise SettingsError(f"--plot {path}: cannot be written: {error.strerror}") from None
+
+
+def space_picture(result: Survey) -> "Figure":
+    """How many MACs the drawn settings have, and which share of them fits each budget."""
     figure = new_figure(8, 6.5)
     above, below = figure.subplots(2, 1, sharex=True)
     ends = result.smallest, max(result.largest, 1.01 * result.smallest)
@@ -159,10 +165,7 @@ def draw_space(path: Path, result: Survey) -> None:
     space = result.space
     below.set_xlabel(f"million MACs at {space.resolution} px and {space.num_classes} classes")
     above.set_title(f"space {space.name}", loc="left", fontsize=11)
-    try:
-        write_png(figure, path)
-    except OSError as error:
-        raise SettingsError(f"--plot {path}: cannot be written: {error.strerror}") from None
+    return figure
 
 
 def _draw_histogram(axes: Any, result: Survey, edges: np.ndarray) -> None:

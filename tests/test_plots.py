@@ -9,9 +9,9 @@ from made_runs import BUDGET, curve, make_run
 
 from gmsearch.history import History, read_history
 from gmsearch.pareto import hypervolume
-from gmsearch.picture import draw_front
+from gmsearch.picture import front_picture
 from gmsearch.plots import front_figure, hypervolume_figure
-from gmsearch.record import front_of, interval_of, tied
+from gmsearch.record import front_of, interval_of
 from gmsearch.references import read_references, select
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -147,7 +147,7 @@ def test_other_costs_have_their_own_axis_and_limit(tmp_path, objectives):
     assert ("blue: the front over" in figure.layout.title.text) == (len(objectives) > 2)
 
 
-def test_all_of_a_front_over_three_objectives_is_marked(tmp_path, monkeypatch):
+def test_all_of_a_front_over_three_objectives_is_marked(tmp_path):
     """The same in the figure and in the picture, though only a part of it is on the line."""
     said = ("top1", "activations", "params")
     folder, _ = make_run(tmp_path / "r", TOP1S, objectives=said, sampler="random")
@@ -158,17 +158,57 @@ def test_all_of_a_front_over_three_objectives_is_marked(tmp_path, monkeypatch):
     marked += [t for t in front_figure(history).data if t.name == "front" and t.mode == "markers"]
     wanted = [record for record in history.front if not record.baseline]
     assert points(*marked) == known(wanted, "activations")
-    drawn = []
-    monkeypatch.setattr("gmsearch.picture._write", lambda path, figure: drawn.append(figure))
-    draw_front(folder.front_picture, history.experiment, history.records, 500)
-    parts = {c.get_label(): c for c in drawn[0].axes[0].collections}
-    dots = {label: c for label, c in parts.items() if label.startswith("front")}
-    assert "blue: the front over activations, params; " in drawn[0].axes[0].get_title()
-    found = [tuple(each) for part in dots.values() for each in part.get_offsets()]
-    assert len(found) == len(history.front) and set(found) == known(history.front, "activations")
-    hollow = [tuple(each) for each in dots["front: a tie"].get_offsets()]
-    ties = tied(history.front, 500)
-    assert set(hollow) == known([r for r in history.front if r.id in ties], "activations")
+    [axes] = front_picture(history.experiment, history.records, 500).axes
+    assert "blue: the front over activations, params; " in axes.get_title()
+    assert dots_of(axes) == dots_of_page(front_figure(history))
+
+
+def dots_of(axes) -> dict[str, tuple[bool, set[tuple[float, float]]]]:
+    """By label, whether the dots of a picture are hollow, and where they are."""
+    return {
+        part.get_label(): (
+            bool((part.get_facecolor() == 1).all()),
+            {tuple(each) for each in part.get_offsets().tolist()},
+        )
+        for part in axes.collections
+        if not part.get_label().startswith("_")
+    }
+
+
+def dots_of_page(figure) -> dict[str, tuple[bool, set[tuple[float, float]]]]:
+    return {
+        trace.name: (trace.marker.color == "white", points(trace))
+        for trace in traces(figure).values()
+        if trace.mode == "markers"
+    }
+
+
+@pytest.mark.parametrize("top1s", [TOP1S, [90.0, 80.0, 88.5, 40.0], [90.0, 99.0, 88.5, 98.0]])
+def test_the_picture_has_the_dots_of_the_page(tmp_path, top1s):
+    """Baselines that tie on the front are hollow in both, and are no second dot of the front."""
+    folder, _ = make_run(tmp_path / "r", top1s)
+    history = read_history(folder.path)
+    figure = front_picture(history.experiment, history.records, 500)
+    drawn = dots_of(figure.axes[0])
+    assert drawn == dots_of_page(front_figure(history))
+    assert sum(len(places) for _, places in drawn.values()) == len(top1s)
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told == list(drawn)
+    if top1s is not TOP1S:
+        tied_baseline = "GmNet: a tie" if top1s[0] > top1s[1] else "no gates: a tie"
+        assert drawn[tied_baseline][0]
+
+
+def test_a_place_of_the_front_has_one_label(history):
+    first, *others = history.front
+    twins = [replace(first, number=90 + i, id=f"twin{i}") for i in range(2)]
+    records = [*history.records, *twins]
+    [axes] = front_picture(history.experiment, records, 500).axes
+    labels = {text.get_text(): tuple(text.xy) for text in axes.texts}
+    ids = {text: place for text, place in labels.items() if not text.startswith("budget")}
+    assert set(ids) == {f"{first.id} and 2 more", *(record.id for record in others)}
+    assert len(set(ids.values())) == len(ids)
+    assert ids[f"{first.id} and 2 more"] == (first.macs / 1e6, first.top1)
 
 
 def test_a_limit_hangs_on_the_experiment_alone(tmp_path):
@@ -198,16 +238,14 @@ def test_a_run_without_a_result_says_so(tmp_path):
         study.ask()
 
 
-def test_bars_near_the_ends_have_two_sides_and_stay_within_0_and_100(tmp_path, monkeypatch):
+def test_bars_near_the_ends_have_two_sides_and_stay_within_0_and_100(tmp_path):
     folder, _ = make_run(tmp_path / "r", [100.0, 98.0, 0.0], num_minival=100)
     history = read_history(folder.path)
     for trace in traces(front_figure(history)).values():
         if trace.error_y.array is not None:
             assert (np.add(trace.y, trace.error_y.array) <= 100).all()
             assert (np.subtract(trace.y, trace.error_y.arrayminus) >= 0).all()
-    drawn = []
-    monkeypatch.setattr("gmsearch.picture._write", lambda path, figure: drawn.append(figure))
-    draw_front(folder.front_picture, history.experiment, history.records, 100)
-    bars = drawn[0].axes[0].collections[0].get_paths()
+    [axes] = front_picture(history.experiment, history.records, 100).axes
+    bars = axes.collections[0].get_paths()
     ends = sorted(tuple(sorted(path.vertices[:, 1])) for path in bars)
     assert ends == [pytest.approx(interval_of(top1, 100)) for top1 in (0.0, 98.0, 100.0)]

@@ -8,15 +8,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from contest import Result
 from methods import METHODS, PARTS, PEERS
 
+from gmsearch.figure_file import add_legend, new_figure, write_png
 from gmsearch.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMILION
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
 
 MARKS = (10, 20, 40, 60, 100, 200, 300)  # full-training equivalents
 OURS = "gated"
@@ -168,9 +165,11 @@ def times(searches: Searches) -> list[str]:
 
 def draw(searches: Searches, bench: str, file: Path) -> None:
     """Medians and their intervals: the peers at the left, our parts at the right."""
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 8), sharey=True, layout="constrained")
+    figure = new_figure(12, 8)
+    axes = figure.subplots(1, 2, sharey=True)
     names = ((OURS, *PEERS, "moasha-shipped"), (OURS, *PARTS))
     for axis, methods, title in zip(axes, names, ("peers", "one part off each"), strict=True):
+        entries = []
         for method in methods:
             results = searches.get((method, WORKERS))
             if not results:
@@ -181,7 +180,8 @@ def draw(searches: Searches, bench: str, file: Path) -> None:
             low, high = _bounds(curves)
             wide = 2.5 if method == OURS else 1.5
             label = f"{METHODS[method].words} ({len(results)})"
-            axis.plot(grid, np.median(curves, axis=0), dashes, color=colour, lw=wide, label=label)
+            [line] = axis.plot(grid, np.median(curves, axis=0), dashes, color=colour, lw=wide)
+            entries.append((label, line))
             axis.fill_between(grid, low, high, color=colour, alpha=0.1, lw=0)
         axis.set_xscale("log")
         axis.set_xlim(left=8)
@@ -191,19 +191,19 @@ def draw(searches: Searches, bench: str, file: Path) -> None:
         axis.set_xlabel("spent, in full trainings")
         axis.set_title(f"{bench}: {title}")
         axis.grid(alpha=0.3)
-        if axis.lines:
-            axis.legend(  # below: curves fill the whole of the axes
-                loc="upper center",
-                bbox_to_anchor=(0.5, -0.13),
-                fontsize=8,
-                frameon=False,
-                title="median, 95 % interval (seeds)",
-            )
+        add_legend(
+            axis,
+            entries,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.13),  # below: curves fill the whole of the axes
+            fontsize=8,
+            frameon=False,
+            title="median, 95 % interval (seeds)",
+        )
     axes[0].set_ylabel("hypervolume, points of top1")
     at_mark = [_curves(r, np.array([10.0])) for r in searches.values()]
     axes[0].set_ylim(bottom=float(np.nanmin([np.nanmedian(a) for a in at_mark])) - 2)
-    figure.savefig(file, dpi=130)
-    pyplot.close(figure)
+    write_png(figure, file)
 
 
 def _head(text: str) -> list[str]:

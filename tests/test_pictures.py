@@ -26,7 +26,12 @@ from gmsearch.figure_file import add_legend, new_figure, svg_of, write_png
 from gmsearch.history import read_history
 from gmsearch.palette import BLUE, ORANGE
 from gmsearch.picture import front_picture, space_picture
-from gmsearch.report.pictures import band_effects_figure, growth_figure, objectives_figure
+from gmsearch.report.pictures import (
+    band_effects_figure,
+    growth_figure,
+    learning_figure,
+    objectives_figure,
+)
 from gmsearch.space_file import read_space, read_space_data
 from gmsearch.spectra import BEFORE, StageSpectra
 from gmsearch.spectra_figures import draw_inside
@@ -80,8 +85,37 @@ def space(name):
     return space_picture(replace(survey(tiny), space=replace(tiny, name=name)))
 
 
+def learning(name):
+    rows = [(name, 0, "complete", e, 10.0 * e) for e in (1, 2)]
+    rows += [("other", 1, "stopped", 1, 5.0)]
+    return learning_figure(
+        pd.DataFrame(rows, columns=["id", "number", "state", "epoch", "top1"]), [name]
+    )
+
+
 PICTURES = (front, growth, accuracies, bands, inside, claims, space)
 OF_SEVERAL = (growth, accuracies, bands)  # each a line of its own in the legend
+
+
+@pytest.mark.parametrize("picture", (*PICTURES, learning), ids=lambda each: each.__name__)
+def test_axes_say_what_they_are_of(picture):
+    figure = picture("a")
+    across = [axes.get_xlabel() for axes in figure.axes] + [figure.get_supxlabel()]
+    upwards = [axes.get_ylabel() for axes in figure.axes] + [figure.get_supylabel()]
+    assert any(across) and (any(upwards) or picture is claims)  # whose rows have names
+
+
+def test_curves_are_one_line_for_each_state_and_one_for_the_front():
+    [axes] = learning("best").axes
+    lines = {
+        text.get_text(): handle
+        for text, handle in zip(
+            axes.get_legend().get_texts(), axes.get_legend().legend_handles, strict=True
+        )
+    }
+    assert list(lines) == ["stopped early", "front"]
+    drawn = [line.get_xydata().tolist() for line in axes.lines]
+    assert drawn[0][:1] == [[1.0, 5.0]] and drawn[1][:2] == [[1.0, 10.0], [2.0, 20.0]]
 
 
 def texts_of(svg: str) -> list[str]:

@@ -52,7 +52,7 @@ def draw_all(
         draw_front(named("front"), history.experiment, history.records, history.num_minival)
     if tables.curves is not None:
         ids = [] if tables.front is None else list(tables.front.id)
-        draw_curves(named("curves"), tables.curves, ids)
+        write_png(learning_figure(tables.curves, ids), named("curves"))
     if tables.hypervolume is not None:
         draw_hypervolume(named("hypervolume"), tables.hypervolume)
     if tables.effects is not None:
@@ -62,7 +62,7 @@ def draw_all(
     return files
 
 
-def draw_curves(path: Path, curves: pd.DataFrame, front: list[str]) -> None:
+def learning_figure(curves: pd.DataFrame, front: list[str]) -> "Figure":
     """top1 after each epoch, as `curves_figure` has it."""
     figure = new_figure(8, 4.5)
     axes = figure.subplots()
@@ -78,10 +78,11 @@ def draw_curves(path: Path, curves: pd.DataFrame, front: list[str]) -> None:
             epochs, top1s = map(_with_gaps, joined(part)[:2])
             [line] = axes.plot(epochs, top1s, ".-", color=colour, lw=lw, ms=ms)
             entries.append((words, line))
+    axes.set(xlabel="epoch", ylabel="top1 on minival, %", xlim=(0, None))
     count_whole(axes.xaxis)
     axes.grid(alpha=0.2)
     add_legend(axes, entries, fontsize=8)
-    write_png(figure, path)
+    return figure
 
 
 def _with_gaps(values: list) -> np.ndarray:

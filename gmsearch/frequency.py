@@ -28,13 +28,22 @@ def split(images: Tensor, radius: float) -> tuple[Tensor, Tensor]:
     where images are not square, the circle is one in cycles per pixel, the same frequency in every
     direction, and an ellipse in bins. A circle that leaves the rectangle is cut by it.
 
-    Raises SettingsError for a radius of 0 or less, and for one at which nothing lies beyond, as
-    where images are smaller than the mask.
+    An empty batch has empty parts. Raises SettingsError for a radius of 0 or less, and for one at
+    which nothing lies beyond, as where images are smaller than the mask; ValueError for a tensor
+    that has no images, TypeError for a complex one.
     """
+    if images.is_complex():
+        raise TypeError(f"images of {images.dtype}: only real ones can be split; give their .real")
+    if images.ndim < 2 or 0 in images.shape[-2:]:
+        raise ValueError(
+            f"images of shape {tuple(images.shape)}: give (…, height, width), of 1 px or more"
+        )
     images = images if images.dtype == torch.float64 else images.float()
     height, width = images.shape[-2:]
-    spectrum = torch.fft.rfft2(images) * _mask(height, width, radius, images.device)
-    low = torch.fft.irfft2(spectrum, s=(height, width))
+    mask = _mask(height, width, radius, images.device)
+    if images.numel() == 0:  # MKL has no transform of nothing
+        return images.clone(), images.clone()
+    low = torch.fft.irfft2(torch.fft.rfft2(images) * mask, s=(height, width))
     return low, images - low
 
 

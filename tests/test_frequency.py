@@ -98,6 +98,24 @@ def test_images_of_any_type_and_any_leading_dimensions():
     assert split(images.double(), 3)[1].dtype == torch.float64
 
 
+def test_nothing_has_parts_of_nothing():
+    for shape in [(0, 3, 8, 8), (2, 0, 8, 9)]:
+        for dtype in (torch.float64, torch.float32, torch.uint8):
+            both = split(torch.zeros(shape, dtype=dtype), 3)
+            kept = torch.float64 if dtype == torch.float64 else torch.float32
+            assert [(each.shape, each.dtype) for each in both] == [(shape, kept)] * 2
+    with pytest.raises(SettingsError, match="radius 30 of images of 8x8 px"):
+        split(torch.zeros(0, 3, 8, 8), 30)
+
+
+def test_what_is_no_image_is_told_apart():
+    for shape in [(), (8,), (3, 0, 8), (3, 8, 0)]:
+        with pytest.raises(ValueError, match=r"images of shape \(.*\): give \(…, height, width\)"):
+            split(torch.zeros(shape), 3)
+    with pytest.raises(TypeError, match="images of torch.complex64: only real ones"):
+        split(torch.zeros(3, 8, 8, dtype=torch.complex64), 3)
+
+
 def test_a_gradient_flows_also_after_an_evaluation():
     images = images_of(16, 16, 0, dtype=torch.float64)
     with torch.inference_mode():

@@ -32,7 +32,7 @@ class Spread(NamedTuple):
 
 class Contrast(NamedTuple):
     """A difference of two accuracies in points, its 95 % interval, and the p-value against 0 (both
-    sides).
+    sides). Where nothing varies, the interval is the difference itself, and p is 0 or 1.
     """
 
     difference: float
@@ -63,7 +63,8 @@ def contrast(one: np.ndarray, other: np.ndarray, spread: Spread) -> Contrast:
     in_both = sum(_within(hits) / (len(hits) * num_images) for hits in (one, other))
     variance = max(of_seeds + of_images - in_both, of_seeds, of_images)
     if variance == 0:
-        return Contrast(100 * difference, 100 * difference, 100 * difference, 1.0)
+        points = 100 * difference
+        return Contrast(points, points, points, p=1.0 if difference == 0 else 0.0)
     freedom = (of_seeds + of_images) ** 2 / (
         of_seeds**2 / spread.freedom + of_images**2 / (num_images - 1)
     )

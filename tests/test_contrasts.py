@@ -112,6 +112,15 @@ def test_equal_answers_and_other_images():
         contrast(hits, np.ones((2, 6), bool), Spread(0.0, 2))
 
 
+def test_where_nothing_varies_a_difference_is_certain():
+    """The limit of less and less noise: p falls to 0 where the networks differ."""
+    ones, zeros = np.ones((2, 50), bool), np.zeros((2, 50), bool)
+    assert contrast(ones, zeros, Spread(0.0, 2)) == (100, 100, 100, 0)
+    assert contrast(zeros, ones, Spread(0.0, 2)) == (-100, -100, -100, 0)
+    noisy = [contrast(ones, zeros, Spread(10.0**-k, 2)).p for k in (2, 4, 8, 16)]
+    assert noisy == sorted(noisy, reverse=True) and 0 < noisy[-1] < 1e-15
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_the_closed_test_of_bonferroni(ps):
     """By the definition: the largest corrected value among those that are at least as small."""

@@ -170,12 +170,9 @@ def accuracy_table(rows: Sequence[BandAccuracy]) -> Table:
 
 def _caption(rows: Sequence[BandAccuracy]) -> str:
     sides = sorted({row.resolution for row in rows})
-    radii = [
-        float(name.removeprefix(SIDES[0])) for name in rows[0].top1 if name.startswith(SIDES[0])
-    ]
     words = ", ".join(
         f"{radius:g} is {'/'.join(f'{bins(radius, side):.3g}' for side in sides)}"
-        for radius in radii
+        for radius in _radii(rows[0], SIDES[0])
     )
     told = (
         f"top1 in per cent; radii at 224 px, in bins at {'/'.join(map(str, sides))} px: {words}; "

@@ -36,7 +36,7 @@ class TrialRecord:
 
     number: int
     id: str
-    state: str  # complete, running or failed
+    state: str  # complete, running, failed, or stopped before its last epoch
     network: Network
     macs: int
     params: int
@@ -46,7 +46,7 @@ class TrialRecord:
     baseline: str | None = None  # "GmNet" and "no gates" for the two that are trained first
     picks: dict[str, int | str] = field(default_factory=dict)  # empty for a baseline
     curve: list[EpochDict] = field(default_factory=list)  # one epoch result each
-    reason: str | None = None  # why it failed
+    reason: str | None = None  # why it failed or was stopped
 
     @property
     def words(self) -> str:

@@ -221,3 +221,10 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path, capsys, name, me
     said = capsys.readouterr()
     assert re.fullmatch(f"gmsearch: {message}\n", said.err) and said.out == ""
     assert os.listdir(tmp_path) == []
+
+
+def test_what_the_smallest_space_says_of_itself(tiny):
+    first = (SPACES / "tiny.yaml").read_text(encoding="utf-8").splitlines()[0]
+    result = survey(tiny, None)
+    span = f"{format_size(result.smallest)} to {format_size(result.largest)} MACs"
+    assert f"{result.num_networks:,} networks of {span}" in first

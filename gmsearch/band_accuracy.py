@@ -30,7 +30,7 @@ from gmsearch.palette import LOOKS
 from gmsearch.progress import reading
 from gmsearch.radii import RAW, SIDES, band_names, bins, check_radius, corner, radius_of
 from gmsearch.record import interval_of
-from gmsearch.trained import Trained
+from gmsearch.trained import Named
 
 if TYPE_CHECKING:
     from gmsearch.figure_file import Axes, Figure
@@ -49,6 +49,7 @@ class BandAccuracy:
     top1: dict[str, float]
     bias: Bias  # in per cent, see `bias`
     note: str = ""  # what a reader has to know before it is compared
+    run: str = ""  # whose training it is; nothing where it is of none
 
     def to_dict(self) -> dict[str, Any]:
         """For programs; what is not known is None."""
@@ -76,18 +77,18 @@ class Looking:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._datasets: dict[tuple, data.Dataset] = {}
 
-    def at(self, trained: Trained) -> BandAccuracy:
+    def at(self, named: Named) -> BandAccuracy:
         """Raises UserError where the data is not that of the network, or a radius is too large."""
-        subject = trained.read()
+        subject = named.trained.read()
         if subject.facts.get("kind") == "random":
-            raise SettingsError(f"{trained.name}: its weights are random; give a trained network")
+            raise SettingsError(f"{named.name}: its weights are random; give a trained network")
         side = subject.resolution
         for radius in self._radii:
-            where = f"({radius:g} at 224 px) of the images of {trained.name}, {side}x{side} px"
+            where = f"({radius:g} at 224 px) of the images of {named.name}, {side}x{side} px"
             check_radius(bins(radius, side), corner(side, side), where)
         settings = subject.settings
         searched = isinstance(settings, Settings)
-        source = self._source_of(trained.name, settings)
+        source = self._source_of(named.name, settings)
         dataset = self._read(source, subject, official=not searched)
         check_classes(subject, dataset, source)
         model = subject.model.to(self._device).to(memory_format=torch.channels_last)
@@ -96,7 +97,8 @@ class Looking:
         hits = hits_by_part(model, batches, [RAW, *band_names(self._radii)])
         found = {name: part.cpu().numpy() for name, part in hits.items()}
         return BandAccuracy(
-            name=trained.name,
+            name=named.name,
+            run=named.run,
             id=subject.network.id,
             data=Path(source).name,
             resolution=side,
@@ -190,7 +192,7 @@ def write_files(rows: Sequence[BandAccuracy], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = ["name", "id", "data", "resolution", "split", "num_images"]
+    names = ["name", "run", "id", "data", "resolution", "split", "num_images"]
     writer.writerow([*names, *rows[0].top1, "bias", "bias_low", "bias_high", "note"])
     for row in rows:
         told = row.to_dict()

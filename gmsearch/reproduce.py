@@ -5,7 +5,6 @@ RUN/                      a comparison, and in it
   claims.csv, claims.json, claims.png
 """
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -40,8 +39,9 @@ from gmsearch.cost import Cost, total
 from gmsearch.data import AnyDataset
 from gmsearch.errors import SettingsError, TrainingError
 from gmsearch.experiment import Comparison
-from gmsearch.files import replacing, write_atomically
+from gmsearch.files import write_atomically
 from gmsearch.frequency import hits_by_part
+from gmsearch.hits_file import read_hits, write_hits
 from gmsearch.network import Network, network_from_dict
 from gmsearch.radii import RAW
 from gmsearch.run import RunFolder, check_run, read_curve
@@ -160,15 +160,15 @@ def _hits(
     measures: list[str],
 ) -> dict[str, np.ndarray]:
     """Whether one training is right about each image of minival; from its hits.npz, where that is
-    newer than its weights.
+    whole and newer than its weights.
     """
     weights, file = place / "checkpoint.pt", place / "hits.npz"
     if not weights.exists():
         raise SettingsError(f"{weights}: no weights of this training; they lie on another machine?")
     if file.exists() and file.stat().st_mtime_ns > weights.stat().st_mtime_ns:
-        with np.load(file, allow_pickle=False) as saved:
-            if set(measures) <= set(saved.files):
-                return {measure: saved[measure] for measure in measures}
+        known = read_hits(file, measures, len(dataset.minival))
+        if known is not None:
+            return known
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[]):
         state = start(
@@ -187,10 +187,7 @@ def _hits(
     found = {
         measure: hits[part].cpu().numpy() for measure, part in zip(measures, parts, strict=True)
     }
-    written = io.BytesIO()
-    np.savez_compressed(written, **found)  # type: ignore[arg-type]
-    with replacing(file) as target:
-        target.write(written.getbuffer())
+    write_hits(file, found)
     return found
 
 

@@ -2,7 +2,8 @@
 from files.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ class Trained(NamedTuple):
 
     name: str  # what the user calls it
     read: Callable[[], Subject]
+    folder: Path  # of its training or export, or the file of its weights
+    run: Path | None = None  # whose training it is
 
 
 def find_trained(
@@ -42,9 +45,10 @@ def find_trained(
     """
     path = Path(what)
     if weights is not None:
-        return [Trained(what, partial(find_subject, what, weights=weights, resolution=resolution))]
+        read = partial(find_subject, what, weights=weights, resolution=resolution)
+        return [Trained(what, read, weights)]
     if (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
-        return [Trained(path.name, partial(read_export, path))]
+        return [Trained(path.name, partial(read_export, path), path)]
     for folder in (path, path.parent):
         if folder.name == "retrained" and RunFolder(folder.parent).experiment_file.exists():
             return _retrained(RunFolder(folder.parent), path)
@@ -66,6 +70,34 @@ def find_trained(
     return [_trained(run, trial) for trial in found]
 
 
+class Named(NamedTuple):
+    """A trained network under a name that no other has beside it."""
+
+    name: str
+    run: str  # whose training it is; nothing where it is of none
+    trained: Trained
+
+
+def tell_apart(found: Sequence[Trained]) -> list[Named]:
+    """Each of these once, by its own name, or by RUN:NAME where others have that name too. A run is
+    called by the name of its folder, or by its path where another has that name; an export that
+    shares its name by its path.
+    """
+    distinct = list({each.folder.resolve(): each for each in found}.values())
+    runs = {each.run.resolve(): each.run for each in distinct if each.run is not None}
+    shared = Counter(place.name for place in runs)
+    labels = {
+        place: place.name if shared[place.name] == 1 else str(run) for place, run in runs.items()
+    }
+    known = Counter(each.name for each in distinct)
+    told = []
+    for each in distinct:
+        run = "" if each.run is None else labels[each.run.resolve()]
+        longer = f"{run}:{each.name}" if run else str(each.folder)
+        told.append(Named(each.name if known[each.name] == 1 else longer, run, each))
+    return told
+
+
 def _retrained(run: RunFolder, path: Path) -> list[Trained]:
     """What was trained in full: all of a folder, or one."""
     results = path.glob("result.json") if path.name != "retrained" else path.glob("*/result.json")
@@ -74,7 +106,7 @@ def _retrained(run: RunFolder, path: Path) -> list[Trained]:
         raise SettingsError(f"{path}: nothing there is trained in full; see gmsearch retrain")
     names = [f"{folder.name} retrained" for folder in folders]
     return [
-        Trained(name, partial(trained_subject, run, folder, name))
+        Trained(name, partial(trained_subject, run, folder, name), folder, run.path)
         for name, folder in zip(names, folders, strict=True)
     ]
 
@@ -103,7 +135,8 @@ def _of_run(run: RunFolder, everything: bool) -> Iterator[Trained]:
 
 
 def _trained(run: RunFolder, trial: _Trial) -> Trained:
-    return Trained(trial.name, partial(trained_subject, run, trial.folder, trial.name))
+    read = partial(trained_subject, run, trial.folder, trial.name)
+    return Trained(trial.name, read, trial.folder, run.path)
 
 
 def _trials(run: RunFolder) -> Iterator[_Trial]:

@@ -212,6 +212,21 @@ def test_a_run_ends_in_its_claims(finished):
 
 
 @pytest.mark.slow
+def test_damaged_hits_are_looked_at_again(finished):
+    run, folder, document = finished
+    files = sorted(folder.trials_folder.glob("*/hits.npz"))
+    before = [dict(np.load(file)) for file in files]
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    files[1].write_bytes(b"")
+    np.savez(files[2], **{name: hits[:-1] for name, hits in before[2].items()})
+    assert run_reproduction(SMALL, run, folder).document == document
+    for file, hits in zip(files, before, strict=True):
+        again = dict(np.load(file))
+        assert list(again) == list(hits)
+        assert all(np.array_equal(again[name], hits[name]) for name in hits)
+
+
+@pytest.mark.slow
 def test_what_is_trained_is_only_judged_again(finished, monkeypatch, capsys):
     run, folder, document = finished
     monkeypatch.setattr(

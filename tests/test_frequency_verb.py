@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,7 @@ from gmsearch.frequency import parts
 from gmsearch.recipe import Recipe
 from gmsearch.retraining import Retraining, retrain
 from gmsearch.run import RunData, RunFolder, write_settings
-from gmsearch.trained import find_trained
+from gmsearch.trained import find_trained, tell_apart
 from gmsearch.training import evaluate, make_feed, start
 from gmsearch.trial import run_trial
 
@@ -94,6 +95,37 @@ def test_all_trainings_of_a_comparison_on_its_minival(run, dataset, capsys):
         table = list(csv.DictReader(file))
     assert [float(row["high12"]) for row in table] == [row["top1"]["high12"] for row in rows]
     assert (run.path / "frequency" / "frequency.png").stat().st_size > 10_000
+
+
+def test_two_runs_of_the_same_network_are_told_apart(run, tmp_path, capsys):
+    """Rows have other names, wherever they are read, and what is named twice is looked at once."""
+    for place in (tmp_path / "d", tmp_path / "more" / "d"):
+        shutil.copytree(run.path, place)
+    other, third = tmp_path / "d", tmp_path / "more" / "d"
+    words = (f"{run.path}:{NET.id}", other / "retrained", other, other / "retrained" / NET.id)
+    rows = asked(capsys, *words, "--radii", "12", "--out", tmp_path / "out")
+    assert [(row["name"], row["run"]) for row in rows] == [
+        (f"c:{NET.id} retrained", "c"),
+        (f"d:{NET.id} retrained", "d"),
+        ("small, seed 3", "d"),
+        ("small, seed 4", "d"),
+    ]
+    table = list(csv.DictReader((tmp_path / "out" / "frequency.csv").read_text().splitlines()))
+    assert [(row["name"], row["run"]) for row in table] == [(r["name"], r["run"]) for r in rows]
+    found = [each for place in (other, third, third) for each in find_trained(str(place))]
+    assert [each.name for each in tell_apart(found)] == [
+        f"{place}:small, seed {seed}" for place in (other, third) for seed in (3, 4)
+    ]
+
+
+def test_two_exports_of_one_name_are_told_apart(run, tmp_path, capsys):
+    places = [tmp_path / name / "export" for name in "ab"]
+    for place in places:
+        words = ["export", f"{run.path}:{NET.id}", "--to", "timm", "--out", str(place)]
+        assert main(words) == 0
+    capsys.readouterr()
+    rows = asked(capsys, *places, "--data", "bands", "--radii", "12")
+    assert [(row["name"], row["run"]) for row in rows] == [(str(place), "") for place in places]
 
 
 def test_what_is_retrained_is_judged_on_val(run, capsys):

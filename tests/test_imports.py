@@ -47,7 +47,7 @@ FLOORS = (
         *{"search", "compare", "profile", "finalists", "agreement", "full_training"},
         *{"predict", "history"},
         *{"certificate", "proxy", "plan"},
-        *{"trained", "band_accuracy", "inside", "reproduce"},
+        *{"trained", "band_accuracy", "inside", "reproduce", "hits_file"},
         *{"plots", "dashboard"},
         *{"replay", "table"},
         *{"report", "report.account", "report.tables", "report.charts", "report.drawing"},

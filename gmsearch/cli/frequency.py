@@ -57,7 +57,7 @@ def add_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
 def _frequency(arguments: argparse.Namespace) -> int:
     from gmsearch.band_accuracy import BandAccuracy, Looking, accuracy_table, write_files
     from gmsearch.console import make_console
-    from gmsearch.trained import find_trained
+    from gmsearch.trained import find_trained, tell_apart
 
     if arguments.weights is not None and len(arguments.what) > 1:
         raise SettingsError(
@@ -73,24 +73,26 @@ def _frequency(arguments: argparse.Namespace) -> int:
     folder = arguments.out or _place(arguments.what)
     if folder is not None:
         check_out(folder)  # before hours of evaluation
-    found = [
-        trained
-        for what in arguments.what
-        for trained in find_trained(
-            what,
-            weights=weights,
-            resolution=arguments.resolution or _resolution(source),
-            everything=arguments.all,
-        )
-    ]
+    found = tell_apart(
+        [
+            trained
+            for what in arguments.what
+            for trained in find_trained(
+                what,
+                weights=weights,
+                resolution=arguments.resolution or _resolution(source),
+                everything=arguments.all,
+            )
+        ]
+    )
     console = make_console()
     console.stderr = arguments.json  # a program reads the answer alone
     cache = None if arguments.cache is None else absolute(arguments.cache)
     looking = Looking(source, arguments.radii, console, cache)
     rows: list[BandAccuracy] = []
-    for trained in found:
-        with console.status(f"{len(rows) + 1} of {len(found)}: {trained.name} …"):
-            rows.append(looking.at(trained))
+    for named in found:
+        with console.status(f"{len(rows) + 1} of {len(found)}: {named.name} …"):
+            rows.append(looking.at(named))
     files = [] if folder is None else write_files(rows, folder)
     if arguments.json:
         print(json.dumps([row.to_dict() for row in rows], indent=2))

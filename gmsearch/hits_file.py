@@ -23,12 +23,18 @@ def read_hits(file: Path, measures: Sequence[str], num_images: int) -> dict[str,
     images: it is only a cache, and the images can be looked at again.
     """
     try:
-        with np.load(file, allow_pickle=False) as saved:
+        # From memory: NumPy leaves a file open that is no zip file.
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as saved:
             found = {measure: saved[measure] for measure in measures}
     except DAMAGES:
         return None
-    whole = all(hits.shape == (num_images,) and hits.dtype == bool for hits in found.values())
-    return found if whole else None
+    return found if all(_is_whole(hits, num_images) for hits in found.values()) else None
+
+
+def _is_whole(hits: object, num_images: int) -> bool:
+    if not isinstance(hits, np.ndarray):  # NumPy gives bytes for a part that is none of its own
+        return False
+    return hits.shape == (num_images,) and hits.dtype == bool
 
 
 def write_hits(file: Path, hits: Mapping[str, np.ndarray]) -> None:

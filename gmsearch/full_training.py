@@ -9,6 +9,7 @@ from rich.console import Console
 
 from gmsearch import data
 from gmsearch.agreement import correlation_in_words, finalists_table
+from gmsearch.band_cost import warning_of_cost
 from gmsearch.band_picture import Line, draw_bands
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import FullTraining, read_full_training
@@ -73,6 +74,9 @@ def retrain_finalists(
     """Trains what is not trained yet, one after the other, and prints the table."""
     left = [finalist for finalist in finalists if finalist.result is None]
     if left:
+        warning = warning_of_cost(settings.watch, dataset, settings.recipe)
+        if warning is not None:
+            console.print(warning, soft_wrap=True)
         _train(left, settings, dataset, console, address)
     console.print(finalists_table(finalists))
     console.print(correlation_in_words(finalists), soft_wrap=True)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gmsearch import data
+from gmsearch.band_cost import warning_of_cost
 from gmsearch.console import Display, make_console
 from gmsearch.errors import UserError
 from gmsearch.experiment import Experiment, FullTraining, Run, Settings
@@ -88,6 +89,9 @@ class Session(Generic[Run]):
                 f"trials at once: {resources.workers}, cores for each: {resources.cpus:.2g}"
                 + (f", GPUs for each: {resources.gpus:g}" if resources.gpus else "")
             )
+            warning = warning_of_cost(self.settings.watch, self.dataset, self.settings.recipe)
+            if warning is not None:
+                self.say(warning)
             meter = Meter(limit, resources.devices, jobs.records)
             with ExitStack() as stack:
                 listeners = [stack.enter_context(Display(self.console, self.settings)), listener]

@@ -32,7 +32,7 @@ FLOORS = (
     {
         *{"augment", "feeding", "crew", "streaming", "teacher", "training", "checkpoint"},
         *{"trial", "retraining", "roofline", "latency", "what", "timing", "frequency", "precision"},
-        *{"bandlimited", "spectra"},
+        *{"bandlimited", "spectra", "band_cost"},
     },
     {
         *{"jobs", "trainings", "sampler", "storage", "stored", "study"},

@@ -312,6 +312,21 @@ def test_baselines_that_are_not_on_record_are_told(run, capsys, tmp_path):
     assert not (copy / "retrained").exists()
 
 
+def test_what_looking_at_bands_costs_is_told_before_anything_is_trained(run, capsys, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("retrained"))
+    line = f"retrain {copy} --top 1 --recipe quick --batch-size 24 --address 127.0.0.1:1"
+    told = {}
+    for flags in ("", "--frequency 12", "--frequency --frequency-share 1"):
+        assert main(f"{line} {flags}".split()) == 2
+        output = capsys.readouterr()
+        assert "no Ray cluster at 127.0.0.1:1" in output.err
+        told[flags] = [each for each in output.out.splitlines() if each.startswith("bands: ")]
+    assert list(map(len, told.values())) == [0, 0, 1]
+    [warning] = told["--frequency --frequency-share 1"]
+    assert "6 parts of 6 images will take about 16% of the rest" in warning
+
+
 def test_a_training_that_was_begun_otherwise_is_refused(run, capsys):
     best = front(run)[0]["id"]
     line = f"retrain {run} --id {best} --recipe quick --batch-size 24"

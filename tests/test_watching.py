@@ -8,9 +8,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from pictures import make_folder
 
 from gmsearch import checkpoint, data
 from gmsearch.architecture import Architecture, Stage
+from gmsearch.band_cost import expected_looking, warning_of_cost
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Comparison, FullTraining, make_settings, read_settings
 from gmsearch.feeding import Share, choose_share
@@ -168,3 +170,46 @@ def test_settings_have_the_radii_and_are_read_back(tmp_path):
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(SettingsError, match="^" + message):
         comparison(**settings)
+
+
+def passes_of(dataset, watch, recipe) -> tuple[int, int]:
+    """Images that go through a network in an epoch, those of steps three times; and in looking."""
+    state, counts = start(NET, 3, recipe, seed=0, resolution=32), {True: 0, False: 0}
+
+    def count(model, inputs):
+        counts[model.training] += len(inputs[0])
+
+    state.model.register_forward_pre_hook(count)
+    list(train(state, dataset, recipe, seed=0, watch=watch))
+    in_turn, num_minival = counts[False], len(dataset.minival)
+    return 3 * counts[True] + num_minival, in_turn - num_minival
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """27 images to train on, and one of each of 3 classes to judge by."""
+    place = tmp_path_factory.mktemp("few")
+    make_folder(place / "images", side=32)
+    return data.load(str(place / "images"), resolution=32, seed=0, cache=place / "cache")
+
+
+@pytest.mark.parametrize("radii", [(12.0,), (12.0, 24.0, 36.0)])
+@pytest.mark.parametrize("train_share", [1.0, 1 / 3])
+def test_what_looking_costs_is_known_before(few, radii, train_share):
+    recipe = Recipe(num_epochs=1, batch_size=9, train_share=train_share)
+    rest, looking = passes_of(few, Watch(radii), recipe)
+    num_images, share = expected_looking(Watch(radii), few, recipe)
+    assert (num_images, share) == (3, pytest.approx(looking / rest))
+    line = warning_of_cost(Watch(radii), few, recipe)
+    assert (line is not None) == (share > 0.1)
+    if line is not None:
+        assert f"about {share:.0%} of" in line and line.endswith("for less, give fewer radii")
+
+
+def test_what_costs_little_is_not_told_of(dataset):
+    assert warning_of_cost(None, dataset, RECIPE) is None
+    assert warning_of_cost(Watch(), dataset, RECIPE) is None
+    assert expected_looking(Watch(), dataset, RECIPE).share <= MOST_COST * 1.05
+    line = warning_of_cost(Watch(share=1.0), dataset, RECIPE)
+    assert "6 parts of 500 images will take about 86% of" in line
+    assert line.endswith("for less, give fewer radii or a lower --frequency-share")

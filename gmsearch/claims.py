@@ -74,7 +74,7 @@ class Reproduction(BaseModel):
 def read_reproduction(name: str) -> Reproduction:
     """A reproduction that ships, by its name. Raises SettingsError."""
     if name not in SHIPPED:
-        raise SettingsError(f"reproduce {name!r}; there is {', '.join(SHIPPED)}")
+        raise SettingsError(f"reproduce {name!r}: no such claims; give {' or '.join(SHIPPED)}")
     path = Path(str(resources.files("gmsearch") / "reproductions" / f"{name}.yaml"))
     return read_yaml(path, SettingsError).parse(Reproduction)
 

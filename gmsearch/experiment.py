@@ -56,6 +56,7 @@ EFFORT = (
     "checkpoints",
     "patience",
 ) + TRACKERS
+MOST_CHARACTERS = 255  # of a run, whose folder a disk takes by that name
 JOURNAL = "journal://"  # before the path of a journal file of Optuna's
 
 
@@ -144,6 +145,11 @@ class Settings(BaseModel, Watching, ABC):
             raise SettingsError(
                 f"run name {self.name!r}; allowed: letters, digits, '.', '_' and '-', "
                 "a letter or digit first"
+            )
+        if len(self.name) > MOST_CHARACTERS:
+            raise SettingsError(
+                f"run name {self.name[:20]}… has {len(self.name)} characters; give a --name of "
+                f"{MOST_CHARACTERS} or fewer"
             )
 
     @property

@@ -54,6 +54,11 @@ def gmnet_within(
     return None if base is None else gmnet(variant, base)
 
 
+def least_macs(variant: str = "gmnet_s1") -> int:
+    """What `gmnet_within` finds at the least budget, at 224 px and 1000 classes."""
+    return cost(gmnet(variant, WHOLE_RANGES["base_width"][0])).macs
+
+
 def with_changes(architecture: Architecture, **changes: Any) -> Architecture:
     """The same network with other values in every stage; the stem follows the activation, as it
     does in the authors' code. Raises ArchitectureError.

@@ -104,7 +104,9 @@ class HistoryReader:
     def __init__(self, path: Path, storage: str | None = None) -> None:
         self.folder = RunFolder(path)
         if not self.folder.experiment_file.is_file():
-            raise SettingsError(f"{path} is not a run, it has no experiment.yaml")
+            raise SettingsError(
+                f"{path} is not a run, it has no experiment.yaml; give a folder like runs/NAME"
+            )
         experiment = read_settings(self.folder.experiment_file)
         if not isinstance(experiment, Experiment):
             raise SettingsError(

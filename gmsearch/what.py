@@ -13,10 +13,10 @@ from pathlib import Path
 
 from gmsearch.architecture import Architecture
 from gmsearch.errors import ArchitectureError, SettingsError
-from gmsearch.gmnet import VARIANTS, gmnet, gmnet_within, with_changes
+from gmsearch.gmnet import VARIANTS, gmnet, gmnet_within, least_macs, with_changes
 from gmsearch.network import Network, Peer, read_network
 from gmsearch.run import RunFolder
-from gmsearch.space import format_size, parse_size
+from gmsearch.space import format_size, format_size_up, parse_size
 from gmsearch.zoo import is_peer, nearest_names
 
 CHANGES = ("activation", "placement", "form", "blocks", "kernel", "ratio", "downsampler")
@@ -83,7 +83,10 @@ def _scaled(base: str) -> Architecture:
         raise SettingsError(f"{base!r}: {text!r} is not a size; write gmnet@300M") from None
     network = gmnet_within(budget)
     if network is None:
-        raise SettingsError(f"{base!r}: no GmNet has {format_size(budget)} MACs or fewer")
+        raise SettingsError(
+            f"{base!r}: no GmNet has {format_size(budget)} MACs or fewer; "
+            f"give {format_size_up(least_macs())} or more"
+        )
     return network
 
 

@@ -163,8 +163,8 @@ def test_one_seed_and_streams_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["magic"], "reproduce 'magic'; there is frequency"),
-        (["frequency", "--budget", "1M"], "no GmNet has 1M MACs or fewer"),
+        (["magic"], "reproduce 'magic': no such claims; give frequency"),
+        (["frequency", "--budget", "1M"], "no GmNet has 1M MACs or fewer; give "),
         (["frequency", "--seeds", "1"], "--seeds 1: without a second seed"),
         (["frequency", "--data", "nowhere"], "--data nowhere: no such data"),
     ],

@@ -1,5 +1,6 @@
 """A mistake of the user ends in one clear line and exit code 2, with nothing half-written."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 from pictures import make_folder
 
 from gmsearch.cli import main
-from gmsearch.cli.flags import run_name
+from gmsearch.cli.flags import Parser, run_name
+from gmsearch.cli.searching import add_search, experiment_said
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.run import RunData, RunFolder, write_settings
@@ -63,6 +65,7 @@ def corrupt_folder(tmp_path: Path) -> str:
         ),
         (lambda t: ["--name", "a/b"], "run name 'a/b'; allowed: letters, digits"),
         (lambda t: ["--name", ""], "run name ''; allowed"),
+        (lambda t: ["--name", 256 * "n"], "run name n+… has 256 characters; give .* 255 or fewer"),
         (lambda t: ["--trials", "0"], "--trials: '0' is not a whole number of 1 or more"),
         (lambda t: ["--trials", "two"], "--trials: 'two' is not a whole number"),
         (
@@ -79,7 +82,8 @@ def corrupt_folder(tmp_path: Path) -> str:
         (lambda t: ["--objectives", "macs"], "allowed: top1, then one of macs, params"),
         (lambda t: ["--objectives", "top1,macs,high200"], "radius 200 at 224 px: the highest"),
         (lambda t: ["--frequency", "12,0"], "radius 0: no frequency is lower"),
-        (lambda t: ["--frequency", "x"], "'x' is no list of radii; write 12,24,36"),
+        (lambda t: ["--frequency", "x"], "'x' is no list of radii; write .*12,24,36, or leave it"),
+        (lambda t: ["--frequency="], "'' is no list of radii; .* put --frequency last"),
         (lambda t: ["--frequency-share", "0.5"], "--frequency-share is that of --frequency"),
         (lambda t: ["--max-hours", "-1"], "--max-hours is -1"),
         (lambda t: ["--gpus-per-trial", "0"], "--gpus-per-trial is 0"),
@@ -96,8 +100,6 @@ def test_a_mistake_in_run_is_one_line_and_leaves_nothing(words, message, tmp_pat
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("gmsearch: ") and output.err.count("\n") == 1
-    import re
-
     assert re.search(message, output.err), output.err
     assert not runs.exists()
 
@@ -108,6 +110,17 @@ def test_a_mistake_in_run_is_one_line_and_leaves_nothing(words, message, tmp_pat
         ([], "the following arguments are required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["resume", "nowhere"], "nowhere is not a run"),
+        *(
+            ([*verb, "nowhere"], "has no experiment.yaml; give a folder like runs/NAME")
+            for verb in (["resume"], ["report"], ["dashboard"], ["retrain"])
+        ),
+        (["space", TINY, "--plot", "no/a.png"], "--plot no/a.png: there is no folder no; make it"),
+        (["reproduce", "magic"], "reproduce 'magic': no such claims; give frequency"),
+        (["profile", "gmnet@1"], "'gmnet@1': no GmNet has 1 MACs or fewer; give "),
+        (
+            ["compare", "--preset", "ablation", "--budget", "1M"],
+            "--budget 1M: too small for GmNet-S3; give ",
+        ),
         (["space"], "the following arguments are required: FILE"),
         (["space", TINY, "--budget", "1M"], "below the smallest network"),
         (["space", "/dev/null"], "the file is empty"),
@@ -125,6 +138,47 @@ def test_a_broken_experiment_file_is_one_line(tmp_path, capsys):
     assert main(["resume", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert "unknown key 'budgte'; did you mean 'budget'?" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["frequency", "spectra"])
+def test_figures_that_cannot_be_written_are_one_line(verb, capsys):
+    """Root may write anywhere, and yet not everywhere."""
+    words = [verb, "gmnet_s1", "--data", "bands", "--out", "/proc/nowhere"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "--out /proc/nowhere: cannot be written to: No such file" in error
+    assert error.endswith("; give another place\n") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", ["gmnet@{}", "--budget {}"])
+def test_the_least_budget_that_is_offered_is_enough_and_little_more(what, capsys):
+    words = ["compare", "--preset", "ablation", "--seed", "-1"]  # which is refused after it
+
+    def refused(budget):
+        flag, _, value = what.format(budget).rpartition(" ")
+        given = ["compare", value, "--seed", "-1"] if not flag else [*words, flag, value]
+        assert main(given) == 2
+        return capsys.readouterr().err
+
+    offered = int(re.search("give ([0-9]+)M or more", refused("1"))[1])
+    assert "--seed is -1" in refused(f"{offered}M")
+    assert f"give {offered}M or more" in refused(f"{offered - 1}M")
+
+
+def test_objectives_may_have_blanks_and_bands_before_costs():
+    for text, meant in [
+        ("top1, macs", ("top1", "macs")),
+        (" top1,macs,high12 , params", ("top1", "macs", "high12", "params")),
+    ]:
+        assert said("--objectives", text).objectives == meant
+    assert said().objectives == ("top1", "macs")
+
+
+def said(*flags: str) -> Experiment:
+    """What the flags of a search say."""
+    parser = Parser()
+    add_search(parser)
+    return experiment_said(parser.parse_args(["--space", TINY, "--budget", "30M", *flags]))
 
 
 @pytest.mark.parametrize("source", ["bands", "/data/my images (2)", "/data/größe.zip", "/", "a'b"])

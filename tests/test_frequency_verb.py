@@ -201,6 +201,12 @@ def test_images_that_may_be_of_the_training_are_told(unfinished, run, capsys):
 def test_a_place_that_cannot_be_written_is_told_first(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("gmsearch.band_accuracy.Looking.at", lambda *_: pytest.fail("looked"))
     (tmp_path / "file").touch()
+    for out in ("/proc/nobody/here", str(tmp_path / ("n" * 300) / "x")):
+        assert main(["frequency", str(run.path), "--out", out]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"gmsearch: --out {out}: cannot be written to: ")
+        assert error.endswith("; give another place\n")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         assert main(["frequency", str(run.path), "--out", str(out)]) == 2
         error = capsys.readouterr().err
@@ -223,7 +229,9 @@ def test_the_table_says_what_it_is_of(run, capsys):
         (["--radii", "200"], "radius 200 at 224 px: the highest frequency lies at 158.4"),
         (["--radii", "inf"], "radius inf: not a number of bins"),
         (["--radii", "12,nan"], "radius nan: not a number of bins"),
-        (["--radii", "a"], "'a' is no list of radii"),
+        (["--radii", "a"], "'a' is no list of radii; write some at 224 px, such as 12,24,36; see"),
+        (["--radii", ""], "'' is no list of radii; write some at 224 px, such as 12,24,36; see"),
+        (["--radii", ","], "',' is no list of radii; write some at 224 px, such as 12,24,36; see"),
         (["--data", "nowhere"], "--data nowhere: no such data"),
         (["--resolution", "64"], "--resolution 64: without --weights, networks have the size"),
     ],

@@ -211,7 +211,10 @@ def test_the_command_draws_a_png(tmp_path, capsys, words):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no/space.png", "--plot .*no/space.png: cannot be written: No such file or directory"),
+        (
+            "no/space.png",
+            "--plot .*no/space.png: there is no folder .*no; make it, or give another",
+        ),
         ("", "--plot .*: a PNG is drawn; give a file such as space.png"),
         ("space.svg", "--plot .*space.svg: a PNG is drawn; give a file such as space.png"),
     ],

@@ -96,7 +96,9 @@ def _retrain(arguments: argparse.Namespace) -> int:
 
     run = RunFolder(arguments.folder)
     if not run.experiment_file.exists():
-        raise SettingsError(f"{run.path} is not a run, it has no experiment.yaml")
+        raise SettingsError(
+            f"{run.path} is not a run, it has no experiment.yaml; give a folder like runs/NAME"
+        )
     before = read_settings(run.experiment_file)
     source = before.data if arguments.data is None else check_data(arguments.data)
     recipe = {**read_recipe(arguments.recipe), **recipe_said(arguments)}

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -90,12 +91,26 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def check_out(folder: Path) -> None:
-    """Raises SettingsError where a folder cannot be made or written to."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not there.is_dir():
-        raise SettingsError(f"--out {folder}: {there} is not a folder; give a new one")
-    if not os.access(there, os.W_OK):
-        raise SettingsError(f"--out {folder}: {there} cannot be written to; give another place")
+    """Raises SettingsError where a folder cannot be made or written to. Nothing is left there."""
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        if not there.is_dir():
+            raise SettingsError(f"--out {folder}: {there} is not a folder; give a new one")
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=there))  # root may write, but not in /proc
+    except OSError as error:
+        raise SettingsError(
+            f"--out {folder}: cannot be written to: {error.strerror}; give another place"
+        ) from None
+
+
+def check_file_place(flag: str, file: Path) -> None:
+    """Raises SettingsError where a file to write is to lie in a folder that is not there: more
+    likely a slip than a wish for a new one.
+    """
+    if not file.absolute().parent.is_dir():
+        raise SettingsError(
+            f"{flag} {file}: there is no folder {file.parent}; make it, or give another place"
+        )
 
 
 def add_watching(
@@ -107,7 +122,7 @@ def add_watching(
         "--frequency",
         nargs="?",
         const=PUBLISHED,
-        type=radii,
+        type=watched_radii,
         metavar="RADII",
         help="after every epoch, also the accuracy on the low and the high frequencies of some "
         f"{split} images, cut at these radii at 224 px (default without a value: 12,24,36)",
@@ -126,17 +141,30 @@ def radii(text: str) -> tuple[float, ...]:
         return check_radii(map(float, text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no list of radii; write 12,24,36, or leave it out and put --frequency "
-            "last"
+            f"{text!r} is no list of radii; write some at 224 px, such as 12,24,36"
         ) from None
+
+
+def watched_radii(text: str) -> tuple[float, ...]:
+    """The value of a flag that needs none, and may have taken the word that follows."""
+    try:
+        return radii(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{error}, or leave it out and put --frequency last"
+        ) from None
+
+
+def objectives(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def watching(arguments: argparse.Namespace) -> dict[str, Any]:
     """What was said of the flags of `add_watching`. Raises SettingsError for a share of nothing."""
     names = ("frequency", "frequency_share")
     said = {name: getattr(arguments, name, None) for name in names}
-    objectives = getattr(arguments, "objectives", "").split(",")
-    if said["frequency"] is None and not any(map(is_band, objectives)):
+    aims = getattr(arguments, "objectives", ())
+    if said["frequency"] is None and not any(map(is_band, aims)):
         if said["frequency_share"] is not None:
             raise SettingsError("--frequency-share is that of --frequency; give both")
     return said

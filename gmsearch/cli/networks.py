@@ -22,9 +22,9 @@ from gmsearch.cli.searching import start_run
 from gmsearch.errors import SettingsError, WeightsError
 from gmsearch.experiment import Comparison, make_settings
 from gmsearch.files import file_digest
-from gmsearch.gmnet import ABLATIONS, gmnet_within, with_changes
+from gmsearch.gmnet import ABLATIONS, gmnet_within, least_macs, with_changes
 from gmsearch.run import RunFolder
-from gmsearch.space import format_size
+from gmsearch.space import format_size, format_size_up
 
 if TYPE_CHECKING:
     from gmsearch.network import Network
@@ -141,7 +141,10 @@ def _compare(arguments: argparse.Namespace) -> int:
         budget = arguments.budget or ABLATION_BUDGET
         base = gmnet_within(budget, variant="gmnet_s3")
         if base is None:
-            raise SettingsError(f"--budget {format_size(budget)}: too small for GmNet-S3")
+            raise SettingsError(
+                f"--budget {format_size(budget)}: too small for GmNet-S3; give "
+                f"{format_size_up(least_macs('gmnet_s3'))} or more"
+            )
         networks = {each.name: with_changes(base, **each.changes) for each in ABLATIONS}
         published = {each.name: each.top1 for each in ABLATIONS}
     elif arguments.budget:

@@ -10,7 +10,9 @@ from gmsearch.cli.flags import (
     add_storage,
     add_training,
     add_watching,
+    check_file_place,
     effort,
+    objectives,
     size,
     training,
     whole,
@@ -99,10 +101,12 @@ def add_search(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--objectives",
+        type=objectives,
         default="top1,macs",
         metavar="LIST",
-        help="top1, then costs of macs, params, activations, then bands such as high12, the "
-        "accuracy beyond radius 12 of the spectrum at 224 px (default: top1,macs)",
+        help="top1, then a cost of macs, params, activations, then more of these and bands in any "
+        "order, such as high12, the accuracy beyond radius 12 of the spectrum at 224 px (default: "
+        "top1,macs)",
     )
     add_watching(parser, aims=True)
     add_storage(parser)
@@ -182,7 +186,7 @@ def experiment_said(arguments: argparse.Namespace, *words: str) -> Experiment:
     }
     if "trials" in arguments:  # not of a proxy, which searches nothing
         settings |= {
-            "objectives": tuple(arguments.objectives.split(",")),
+            "objectives": arguments.objectives,
             "sampler": arguments.sampler,
             "early_stop": arguments.early_stop,
             "trials": arguments.trials,
@@ -261,6 +265,8 @@ def _space(arguments: argparse.Namespace) -> int:
     space = read_space(arguments.file)
     if arguments.budget is not None:
         space.check_budget(arguments.budget)
+    if arguments.plot is not None:
+        check_file_place("--plot", arguments.plot)
     result = survey(space, arguments.budget)
     if arguments.plot is not None:
         from gmsearch.picture import draw_space

@@ -12,7 +12,7 @@ from gmsearch.console import comparison_table
 from gmsearch.cost import Cost, total
 from gmsearch.errors import ExportError, TrainingError, WeightsError
 from gmsearch.experiment import Comparison
-from gmsearch.files import file_digest, write_atomically
+from gmsearch.files import as_word, file_digest, write_atomically
 from gmsearch.jobs import Writer
 from gmsearch.latency import EAGER, ONNX_RUNTIME, Latency, eager, measure, onnx
 from gmsearch.network import Network, network_from_dict
@@ -28,6 +28,7 @@ from gmsearch.record import (
 from gmsearch.resolved import BandResolution, resolve_bands, resolve_differences
 from gmsearch.run import RunFolder
 from gmsearch.session import Ending, Session, open_session
+from gmsearch.space import counted
 from gmsearch.trainings import Trainings
 from gmsearch.weights import load_weights
 from gmsearch.zoo import build_deployed, build_network, check_network, ledger_of
@@ -84,12 +85,13 @@ def _compare(
     """Trains what is left to train, and answers."""
     comparison, folder, console = session.settings, session.folder, session.console
     console.print(
-        f"{comparison.name}: {_counted(len(costs), 'network')}, "
-        f"{_counted(trainings.num_seeds, 'seed')} each, {comparison.fidelity_in_words()}",
+        f"{comparison.name}: {counted(len(costs), 'network')}, "
+        f"{counted(trainings.num_seeds, 'seed')} each, {comparison.fidelity_in_words()}",
         soft_wrap=True,
     )
     if trainings.records:
-        console.print(f"going on with {folder.path}: {trainings.num_complete} are trained")
+        are = "is" if trainings.num_complete == 1 else "are"
+        console.print(f"going on with {folder.path}: {trainings.num_complete} {are} trained")
 
     watched = [] if comparison.watch is None else comparison.watch.names
 
@@ -118,7 +120,7 @@ def _compare(
     if failed and not trainings.num_complete:
         raise TrainingError("every training failed")
     if not trainings.is_finished:
-        console.print(f"next: gmsearch resume {folder.path}", soft_wrap=True)
+        console.print(f"next: gmsearch resume {as_word(folder.path)}", soft_wrap=True)
     return session.ending(trainings.is_finished, account)
 
 
@@ -135,10 +137,6 @@ def _lines(networks: Mapping[str, Network], records: Iterable[TrialRecord]) -> l
         for (network_id, name), (style, colour) in zip(names.items(), cycle(LOOKS))
         if network_id in curves
     ]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _answer(

@@ -17,7 +17,7 @@ from rich.text import Text
 from gmsearch.experiment import Experiment, Settings
 from gmsearch.record import ComparedNetwork, TrialRecord, front_of, half_interval
 from gmsearch.scatter import scatter
-from gmsearch.space import format_size
+from gmsearch.space import counted, format_size
 from gmsearch.spending import epochs_promised
 
 RECENT = 8  # finished trials in the live table
@@ -92,7 +92,7 @@ class Display:
             figures = (_top1(record), str(record.epochs), macs, params)
             trials.add_row(note, record.id, *figures, network)
         left = self._time_left()
-        line = f"{self._spent()} of {self._settings.num_trials} trainings"
+        line = f"{self._spent()} of {counted(self._settings.num_trials, 'training')}"
         line += f" · about {left} left" if left else " · starting"
         if not isinstance(self._settings, Experiment):
             return Group(trials, Text(line))
@@ -199,7 +199,7 @@ def answer(experiment: Experiment, records: list[TrialRecord], num_minival: int 
     stopped = sum(record.state == "stopped" for record in records)
     lines = [
         f"budget {format_size(experiment.budget)} MACs; "
-        f"{len(complete)} networks trained, {experiment.fidelity_in_words()}"
+        f"{counted(len(complete), 'network')} trained, {experiment.fidelity_in_words()}"
         + (f"; {stopped} stopped early" if stopped else "")
         + (f"; {failed} failed, see trials.csv" if failed else "")
     ]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ def write_atomically(path: Path, text: str) -> None:
 def as_bytes(text: str) -> bytes:
     """Text in UTF-8; names of files that are no UTF-8 come out as they are on the disk."""
     return text.encode("utf-8", errors="surrogateescape")
+
+
+def as_word(path: Path) -> str:
+    """A path as one word of a line to type, whatever characters it has."""
+    return shlex.quote(str(path))
 
 
 @contextmanager

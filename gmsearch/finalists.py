@@ -9,6 +9,7 @@ from typing import Any
 
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import read_full_training, read_settings
+from gmsearch.files import as_word
 from gmsearch.network import Network, read_network
 from gmsearch.run import RunFolder, read_curve
 
@@ -81,7 +82,9 @@ def choose(
     baselines are asked for and it has none.
     """
     if not run.experiment_file.exists():
-        raise SettingsError(f"{run.path} is not a run, it has no experiment.yaml")
+        raise SettingsError(
+            f"{run.path} is not a run, it has no experiment.yaml; give a folder like runs/NAME"
+        )
     rows, front = _rows(run), run.front_ids()
     if top is not None and not front:
         raise SettingsError(f"{run.path} has no front yet; let it finish a trial, or give --id")
@@ -99,7 +102,8 @@ def _without_baselines(run: RunFolder) -> str:
     """Why no baselines are found, and what to do."""
     file = run.path / "trials.csv"
     if not file.exists():
-        return f"{file} is not there, which names them; `gmsearch resume {run.path}` writes it"
+        line = f"gmsearch resume {as_word(run.path)}"
+        return f"{file} is not there, which names them; `{line}` writes it"
     return f"{file} has none; leave it out, or give networks with --id"
 
 
@@ -122,7 +126,7 @@ def _rows(run: RunFolder) -> dict[str, dict[str, str]]:
             return {row["id"]: row for row in csv.DictReader(opened) if row["baseline"] is not None}
     except (KeyError, UnicodeDecodeError):
         raise SettingsError(
-            f"{file}: not what a run wrote; `gmsearch resume {run.path}` writes it again"
+            f"{file}: not what a run wrote; `gmsearch resume {as_word(run.path)}` writes it again"
         ) from None
 
 

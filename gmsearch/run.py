@@ -36,7 +36,7 @@ from typing import Any
 from gmsearch import lock
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Settings, read_settings, without_password
-from gmsearch.files import write_atomically
+from gmsearch.files import as_word, write_atomically
 from gmsearch.network import Network, network_to_json
 from gmsearch.record import EpochDict, TrialRecord
 
@@ -83,7 +83,8 @@ class RunFolder:
             return found
         except (OSError, ValueError, TypeError, LookupError):
             raise SettingsError(
-                f"{self.data_file}: not what a run wrote; `gmsearch resume {self.path}` writes it"
+                f"{self.data_file}: not what a run wrote; "
+                f"`gmsearch resume {as_word(self.path)}` writes it"
             ) from None
 
     @property
@@ -156,8 +157,8 @@ class RunFolder:
             return [str(member["id"]) for member in front]
         except (ValueError, TypeError, LookupError):
             raise SettingsError(
-                f"{self.front_file}: not what a run wrote; `gmsearch resume {self.path}` writes it "
-                "again"
+                f"{self.front_file}: not what a run wrote; "
+                f"`gmsearch resume {as_word(self.path)}` writes it again"
             ) from None
 
     def baseline_ids(self) -> list[str]:
@@ -170,7 +171,8 @@ class RunFolder:
                 return [row["id"] for row in csv.DictReader(opened) if row["baseline"]]
         except (KeyError, UnicodeDecodeError):
             raise SettingsError(
-                f"{file}: not what a run wrote; `gmsearch resume {self.path}` writes it again"
+                f"{file}: not what a run wrote; "
+                f"`gmsearch resume {as_word(self.path)}` writes it again"
             ) from None
 
     def find_trial(self, network_id: str) -> Path | None:

@@ -8,12 +8,13 @@ from gmsearch.console import answer
 from gmsearch.decisions import DecisionLog
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, read_settings
+from gmsearch.files import as_word
 from gmsearch.jobs import Writer
 from gmsearch.picture import draw_front
 from gmsearch.record import TrialRecord, band_cost_in_words, front_of
 from gmsearch.run import RunFolder
 from gmsearch.session import Account, Ending, Session, open_session
-from gmsearch.space import SearchSpace, format_size
+from gmsearch.space import SearchSpace, counted, format_size
 from gmsearch.storage import STORAGE_ERRORS, first_line, place_of
 from gmsearch.stored import StudyReader
 from gmsearch.study import SearchStudy
@@ -91,17 +92,20 @@ def _search(session: Session[Experiment], space: SearchSpace) -> Ending:
     log = DecisionLog(session.folder.decisions_file)
     study = SearchStudy(session.folder, experiment, space, log=log)
     stops = experiment.early_stop != "off"
-    spending = f"as many epochs as {experiment.trials} trainings have" if stops else None
+    have = "has" if experiment.trials == 1 else "have"
+    whole = f"as many epochs as {counted(experiment.trials, 'training')} {have}"
+    networks = counted(experiment.trials, "network")
     console.print(
-        f"{experiment.name}: {spending or f'up to {experiment.trials} networks'} within "
+        f"{experiment.name}: {whole if stops else f'up to {networks}'} within "
         f"{format_size(experiment.budget)} MACs, {experiment.fidelity_in_words()} each",
         soft_wrap=True,
     )
     for line in _narrowing_in_words(space, study):
         console.print(line, soft_wrap=True)
     if study.records:
-        ended = study.num_finished
-        console.print(f"going on with {session.folder.path}: {ended} trainings have ended")
+        ended = counted(study.num_finished, "training")
+        have = "has" if study.num_finished == 1 else "have"
+        console.print(f"going on with {session.folder.path}: {ended} {have} ended")
 
     watched = [] if experiment.watch is None else experiment.watch.names
 
@@ -131,4 +135,4 @@ def _answer(session: Session[Experiment], study: SearchStudy, account: Account |
         console.print("nothing is left to try: the space has no other network within the budget")
         return
     more = f" --trials {2 * experiment.trials}" if study.is_finished else ""
-    console.print(f"next: gmsearch resume {folder.path}{more}", soft_wrap=True)
+    console.print(f"next: gmsearch resume {as_word(folder.path)}{more}", soft_wrap=True)

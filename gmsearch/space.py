@@ -372,6 +372,11 @@ def _make_stage(*row: Any) -> Stage:
     return Stage(**dict(zip(STAGE_AXES, row, strict=True)))
 
 
+def counted(number: int, noun: str) -> str:
+    """A count of things: 1 network, 2,000 networks."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def format_size(value: float) -> str:
     """A count as people write it, to three digits: 300M, 1.24G, 8.2K, 40."""
     scales = {"G": 1e9, "M": 1e6, "K": 1e3, "": 1.0}

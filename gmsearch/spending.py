@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gmsearch.experiment import Experiment
 from gmsearch.record import TrialRecord
+from gmsearch.space import counted
 
 
 def epochs_promised(records: Iterable[TrialRecord], num_epochs: int) -> int:
@@ -38,7 +39,8 @@ def spent_in_words(experiment: Experiment, records: Sequence[TrialRecord]) -> st
     running = [record for record in records if record.state == "running"]
     ended = [record for record in records if record.state != "running"]
     if experiment.early_stop == "off":
-        return f"{len(ended):,} of {experiment.trials:,} trials have ended"
+        have = "has" if len(ended) == experiment.trials == 1 else "have"
+        return f"{len(ended):,} of {counted(experiment.trials, 'trial')} {have} ended"
     num_epochs = experiment.recipe.num_epochs
     spent = epochs_promised(ended, num_epochs) + sum(record.epochs for record in running)
     trials = "1 trial has" if len(ended) == 1 else f"{len(ended):,} trials have"

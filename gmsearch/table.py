@@ -18,12 +18,12 @@ import pandas as pd
 from gmsearch.cost import Cost
 from gmsearch.errors import SettingsError, TrainingError
 from gmsearch.experiment import Tabulation
-from gmsearch.files import replacing
+from gmsearch.files import as_word, replacing
 from gmsearch.jobs import Writer
 from gmsearch.record import EpochDict, TrialRecord
 from gmsearch.run import RunFolder
 from gmsearch.session import Ending, open_session
-from gmsearch.space import SearchSpace, format_size
+from gmsearch.space import SearchSpace, counted, format_size
 from gmsearch.trainings import Plan, Training
 
 EPOCH = ("epoch", "top1", "train_loss", "loss", "seconds")  # what the table keeps of an epoch
@@ -66,11 +66,15 @@ def build_table(tabulation: Tabulation, folder: RunFolder) -> Ending:
         costs = {each.network.id: _cost(space, each) for each in planned}
         jobs = Plan(folder, planned, costs, tabulation.recipe.num_epochs)
         session.say(
-            f"{tabulation.name}: {len(costs):,} networks, {len(planned):,} trainings, "
+            f"{tabulation.name}: {counted(len(costs), 'network')}, "
+            f"{counted(len(planned), 'training')}, "
             f"{tabulation.fidelity_in_words()} each"
         )
         if jobs.records:
-            session.say(f"going on with {folder.path}: {jobs.num_complete:,} are trained")
+            session.say(
+                f"going on with {folder.path}: "
+                f"{jobs.num_complete:,} {'is' if jobs.num_complete == 1 else 'are'} trained"
+            )
         writer = Writer(lambda records: _forget_checkpoint(folder, records))
         account = None if jobs.is_finished else session.train(jobs, writer)
         records = [record for record in jobs.records.values() if record.state == "complete"]
@@ -83,7 +87,7 @@ def build_table(tabulation: Tabulation, folder: RunFolder) -> Ending:
             session.console.print(account.in_words())
         session.say(f"wrote {folder.path / 'table.parquet'}")
         if not jobs.is_finished:
-            session.say(f"next: gmsearch resume {folder.path}")
+            session.say(f"next: gmsearch resume {as_word(folder.path)}")
         return session.ending(jobs.is_finished, account)
 
 
@@ -178,8 +182,8 @@ def in_words(table: TrialTable) -> str:
     frame = table.frame
     last = frame[frame["epoch"] == frame["epoch"].max()]
     lines = [
-        f"{last['id'].nunique():,} networks from {format_size(last['macs'].min())} to "
-        f"{format_size(last['macs'].max())} MACs, {len(last):,} trainings, "
+        f"{counted(last['id'].nunique(), 'network')} from {format_size(last['macs'].min())} to "
+        f"{format_size(last['macs'].max())} MACs, {counted(len(last), 'training')}, "
         f"top1 {last['top1'].min():.1f} to {last['top1'].max():.1f}"
     ]
     spread = noise(table)

@@ -12,6 +12,7 @@ from gmsearch.errors import SettingsError
 from gmsearch.experiment import Comparison, Experiment, read_settings
 from gmsearch.exporting.pretrained import CONFIG, WEIGHTS, read_export
 from gmsearch.exporting.subject import Subject, find_subject, trained_subject
+from gmsearch.files import as_word
 from gmsearch.network import network_from_dict
 from gmsearch.run import RunFolder, read_curve
 
@@ -129,7 +130,9 @@ def _of_run(run: RunFolder, everything: bool) -> Iterator[Trained]:
             trials = [trial for trial in trials if trial.network_id in order]
     done = [t for t in trials if len(read_curve(t.folder)) >= settings.recipe.num_epochs]
     if not done:
-        raise SettingsError(f"{run.path}: no training is done yet; gmsearch resume goes on with it")
+        raise SettingsError(
+            f"{run.path}: no training is done yet; `gmsearch resume {as_word(run.path)}` goes on"
+        )
     for trial in done:
         yield _trained(run, trial)
 

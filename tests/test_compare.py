@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -288,6 +289,20 @@ def test_the_table_is_that_of_the_files(finished):
     assert list(bands["bands"]) == ["low12", "high12"]
     told = f"low12 {bands['bands']['low12']['between']:.1f}, high12 "
     assert f"the {bands['num_images']} images of the bands are differences below: {told}" in printed
+
+
+def test_a_stopped_one_tells_a_line_that_can_be_typed(images, tmp_path):
+    runs = tmp_path / "my <runs>"
+    words = ["train", "gmnet@30M", "--data", images, "--resolution", 32, "--batch-size", 8]
+    words += ["--frequency", "6,12,24,36", "--runs-dir", runs, "--name", "t", "--workers", 1]
+    done = gmsearch(*words, "--max-hours", 1e-9)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stdout.splitlines() if line.startswith("next: ")]
+    words = ["next:", "gmsearch", "resume", str(runs / "t")]
+    assert [shlex.split(line) for line in told] == [words]
+    assert "1 network, 1 seed each" in done.stdout
+    before, _, _ = done.stdout.partition("network  ")  # the table
+    assert "so the least, will take about" in before
 
 
 def test_a_finished_comparison_answers_without_training(finished):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -21,11 +22,13 @@ from gmsearch.cost import cost
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings, read_settings
 from gmsearch.files import write_atomically
+from gmsearch.finalists import choose, trained_in_full
 from gmsearch.gmnet import gmnet, without_gates
 from gmsearch.recipe import Recipe
 from gmsearch.record import TrialRecord
 from gmsearch.run import RunData, RunFolder, check_run, write_settings
 from gmsearch.space_file import read_space, read_space_data
+from gmsearch.trained import find_trained
 
 DATA = RunData(90, 10, ("a", "b"))
 TINY = Path(__file__).parents[1] / "search_spaces" / "tiny.yaml"
@@ -450,3 +453,30 @@ def test_names_of_classes_may_be_no_utf_8(tmp_path):
     write_settings(folder, experiment(), data)
     assert b'"caf\xe9"' in folder.data_file.read_bytes()
     assert folder.data == data
+
+
+def test_a_line_to_type_names_any_folder(tmp_path):
+    """What a message has between backticks, as a shell takes it apart."""
+    folder = RunFolder(tmp_path / "my <b>'s $runs" / "a run")
+    told = {"name": "r", "space": read_space_data(TINY), "budget": 30_000_000}
+    write_settings(folder, make_settings(Experiment, told), RunData(90, 10, ("a", "b")))
+    with pytest.raises(SettingsError) as untrained:
+        find_trained(str(folder.path))
+    write_atomically(folder.front_file, '[{"id": "x"}]')
+    with pytest.raises(SettingsError) as no_baselines:
+        choose(folder, top=None, ids=[], with_baselines=True)
+    refusals = [untrained, no_baselines]
+    for file in (folder.data_file, folder.front_file, folder.path / "trials.csv"):
+        file.write_text("{\n1\n")
+    for read in (
+        lambda: folder.data,
+        folder.front_ids,
+        folder.baseline_ids,
+        lambda: trained_in_full(folder),
+    ):
+        with pytest.raises(SettingsError) as refusal:
+            read()
+        refusals.append(refusal)
+    for refusal in refusals:
+        _, line, _ = str(refusal.value).split("`")
+        assert shlex.split(line) == ["gmsearch", "resume", str(folder.path)]

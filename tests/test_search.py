@@ -5,6 +5,7 @@ Each test runs `gmsearch` as a user does, in a process of its own, on a small fo
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -190,8 +191,9 @@ def test_nothing_is_lost_when_a_worker_and_then_the_driver_are_killed(images, tm
 
 def stopped_by(number: signal.Signals, images: Path, tmp_path: Path) -> Path:
     """Stops a run in the middle of its first trial; returns its folder."""
-    folder = tmp_path / "r"
-    line = command(images, tmp_path, "--trials", "4", "--epochs", "40", "--workers", "1")
+    runs = tmp_path / "my <runs>"
+    folder = runs / "r"
+    line = command(images, runs, "--trials", "4", "--epochs", "40", "--workers", "1")
     stopped = subprocess.Popen(
         line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -202,7 +204,9 @@ def stopped_by(number: signal.Signals, images: Path, tmp_path: Path) -> Path:
     finally:
         stopped.kill()
     assert stopped.returncode == 130, errors
-    assert f"next: gmsearch resume {folder}" in output and errors == ""
+    told = [line for line in output.splitlines() if line.startswith("next: ")]
+    words = ["next:", "gmsearch", "resume", str(folder)]  # as a shell takes them
+    assert [shlex.split(line) for line in told] == [words] and errors == ""
     assert stored_states(folder) == ["RUNNING"]
     return folder
 
@@ -246,3 +250,4 @@ assert signal.getsignal(signal.SIGINT) is before
 """
     done = run([sys.executable, "-c", script, *words], stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
+    assert "as many epochs as 1 training has within 30M MACs" in done.stdout

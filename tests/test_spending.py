@@ -1,5 +1,7 @@
 """Device-hours: what is counted, and that a run stops at its limit and loses nothing by it."""
 
+import io
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,11 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_runs import curve
+from made_runs import curve, make_run
+from rich.console import Console
 
+from gmsearch.console import answer
 from gmsearch.gmnet import gmnet
+from gmsearch.history import read_history
 from gmsearch.record import TrialRecord
-from gmsearch.spending import Meter
+from gmsearch.spending import Meter, spent_in_words
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "tiny.yaml"
 
@@ -21,6 +26,22 @@ def record(number: int, epochs: int) -> TrialRecord:
     network = gmnet("gmnet_s1", base_width=2)
     done = curve(*range(epochs))
     return TrialRecord(number, network.id, "running", network, 1, 1, 1, seed=number, curve=done)
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_one_is_told_as_one(tmp_path, trials):
+    """Nothing that a search of one trial says of itself is in the plural."""
+    folder, study = make_run(tmp_path / "r", [50.0] * trials, early_stop="off", trials=trials)
+    history = read_history(folder.path)
+    console = Console(width=200, record=True, file=io.StringIO(), markup=False, highlight=False)
+    console.print(spent_in_words(history.experiment, history.records))
+    console.print(answer(history.experiment, history.records, 500))
+    told = console.export_text()
+    one = ["1 of 1 trial has ended", "; 1 network trained"]
+    two = ["2 of 2 trials have ended", "; 2 networks trained"]
+    for words in one if trials == 1 else two:
+        assert words in told
+    assert trials == 2 or not re.search(r"\b1 (trial|training|network|seed)s\b", told)
 
 
 def test_finished_epochs_count_of_all_sessions_and_what_is_under_way_since():

@@ -213,7 +213,7 @@ def test_the_command_draws_a_png(tmp_path, capsys, words):
     [
         (
             "no/space.png",
-            "--plot .*no/space.png: there is no folder .*no; make it, or give another",
+            "--plot .*no/space.png: there is no folder .*no; make it, or give another place",
         ),
         ("", "--plot .*: a PNG is drawn; give a file such as space.png"),
         ("space.svg", "--plot .*space.svg: a PNG is drawn; give a file such as space.png"),

@@ -1,11 +1,11 @@
 """What a dashboard tells of a trial and of a run, as Markdown."""
 
-import shlex
 from functools import cache
 from pathlib import Path
 
 from gmsearch.architecture import Architecture
 from gmsearch.experiment import Experiment
+from gmsearch.files import as_word
 from gmsearch.recipe import Recipe
 from gmsearch.recipe_file import SHIPPED, read_recipe
 from gmsearch.record import TrialRecord, interval_of
@@ -47,7 +47,7 @@ def lines_to_type(run: Path, network_id: str, data: RunData | None) -> list[str]
     the recipe that `retrain` takes by default, the first names a recipe and a batch that fit; what
     has no weights yet cannot be exported.
     """
-    place = shlex.quote(str(run))
+    place = as_word(run)
     fits = "" if data is None else _fitting_recipe(data.train + data.minival)
     lines = [f"gmsearch retrain {place} --id {network_id}{fits}"]
     if (RunFolder(run).trial_folder(network_id) / "checkpoint.pt").exists():

@@ -24,7 +24,7 @@ from gmsearch.palette import (
     VERMILION,
     in_words,
 )
-from gmsearch.record import Interval, TrialRecord, front_of, interval_of, tied
+from gmsearch.record import Interval, TrialRecord, front_of, tied
 from gmsearch.references import Reference, read_references, select
 from gmsearch.space import format_size
 
@@ -168,7 +168,7 @@ def _searched(history: History, cost: str) -> Iterable[go.Scatter]:
 
 
 def _scatter(dots: _Dots, cost: str, num_minival: int | None) -> go.Scatter:
-    spans = [_interval(record, num_minival) for record in dots.records]
+    spans = [record.interval("top1", num_minival) for record in dots.records]
     shown = dots.bars and num_minival is not None
     grey = {"color": "rgba(0,0,0,0.25)", "thickness": 1, "width": 3}
     top1s = [record.curve[-1]["top1"] for record in dots.records]
@@ -216,12 +216,6 @@ def _references(history: History) -> list[Reference]:
     cost, budget = history.experiment.objectives[1], history.experiment.budget
     near = select(read_references(), macs=(budget // 2, budget + budget // 2))
     return [each for each in near if getattr(each, cost, None) is not None]
-
-
-def _interval(record: TrialRecord, num_minival: int | None) -> Interval | None:
-    if record.top1 is None or not num_minival:
-        return None
-    return interval_of(record.top1, num_minival)
 
 
 def _hollow(look: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gmsearch.cli.flags import Parser
+from gmsearch.cli.flags import Parser, check_file_place
 from gmsearch.errors import SettingsError
 
 
@@ -51,6 +51,7 @@ def _report(arguments: argparse.Namespace) -> int:
     from gmsearch.report.writing import write_report
 
     out = arguments.out or history.folder.path / "report.html"
+    check_file_place("--out", out)
     files = write_report(history, others, out=out)
     size = out.stat().st_size / 1e6
     console.print(

@@ -22,7 +22,7 @@ from gmsearch.record import band_cost_in_words, interval_of
 from gmsearch.report.account import account_of, account_rows, checklist
 from gmsearch.report.charts import MOST_CURVES, curves_figure, effects_figure
 from gmsearch.report.tables import Tables
-from gmsearch.space import format_size
+from gmsearch.space import counted, format_size
 from gmsearch.spending import has_spent_all, spent_in_words
 
 if TYPE_CHECKING:
@@ -98,21 +98,17 @@ def lead(history: History) -> str:
     experiment = history.experiment
     baselines = sum(record.baseline is not None for record in history.complete)
     proposed = [record for record in history.records if record.baseline is None]
-    beside = f" and {_counted(baselines, 'baseline')}" if baselines else ""
+    beside = f" and {counted(baselines, 'baseline')}" if baselines else ""
     within = f"within {format_size(experiment.budget)} MACs"
     states = Counter(record.state for record in proposed)
     became = [f"{states[state]:,} {words}" for state, words in BECAME.items() if states[state]]
-    networks = f"{_counted(len(proposed), 'network')} proposed by {experiment.sampler}"
+    networks = f"{counted(len(proposed), 'network')} proposed by {experiment.sampler}"
     fidelity = experiment.fidelity_in_words()
     if set(states) <= {"complete"}:
         return f"{networks}{beside}, {within}, {fidelity} each."
     return (
         f"{networks} ({', '.join(became)}){beside}, {within}; a training to its end is {fidelity}."
     )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def warnings(history: History) -> list[str]:

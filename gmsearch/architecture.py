@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -169,6 +169,16 @@ class Stage:
 _STAGE_FIELDS = tuple(field.name for field in fields(Stage))
 
 
+def _to_dict(stage: Stage) -> dict[str, Any]:
+    return {name: getattr(stage, name) for name in _STAGE_FIELDS}
+
+
+@lru_cache(maxsize=1 << 16)
+def _canonical_json(stage: Stage) -> str:
+    """Networks of a pool share stages: most of the time of an `id` went into spelling them."""
+    return json.dumps(_to_dict(stage), sort_keys=True, separators=(",", ":"))
+
+
 @cache
 def gated_blocks(blocks: str, depth: int) -> tuple[bool, ...]:
     """Which of `depth` blocks have the gate: all, the first, third, fifth …, or the last."""
@@ -200,7 +210,9 @@ class Architecture:
         """Ten hexadecimal digits of the SHA-256 of the canonical JSON; equal networks have equal
         ids.
         """
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        stages = ",".join(map(_canonical_json, self.stages))
+        stem = f'"stem_activation":{json.dumps(self.stem_activation)},"stem_width":{self.stem_width}'
+        text = f'{{"stages":[{stages}],{stem}}}'
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
     def to_dict(self) -> dict[str, Any]:
@@ -208,9 +220,7 @@ class Architecture:
         return {
             "stem_width": self.stem_width,
             "stem_activation": self.stem_activation,
-            "stages": [
-                {name: getattr(stage, name) for name in _STAGE_FIELDS} for stage in self.stages
-            ],
+            "stages": [_to_dict(stage) for stage in self.stages],
         }
 
     @classmethod

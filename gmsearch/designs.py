@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from gmsearch.errors import ArchitectureError
 from gmsearch.space import Choice, Picks, SearchSpace
 
 LARGEST_ENUMERATION = 50_000  # settings; a smaller space is used up by listing all of it
+MOST_REMEMBERED = 1 << 14  # designs: neighbours of a front are drawn again and again
 NUM_TRIES = 8  # draws for one that may be trained, before one is taken into the budget
 # Axes whose options have an order in every space; whole numbers have one anyway.
 _ORDERED = ("blocks",)
@@ -64,6 +66,14 @@ class Designs:
 
     def design(self, picks: Picks) -> Design | None:
         """Picks with what is known of them; None where they may not be trained."""
+        return self._design_of(tuple(picks[name] for name in self.options))
+
+    @cached_property
+    def _design_of(self) -> Callable[[tuple[Any, ...]], Design | None]:
+        return lru_cache(MOST_REMEMBERED, typed=True)(self._make)
+
+    def _make(self, options: tuple[Any, ...]) -> Design | None:
+        picks = dict(zip(self.options, options, strict=True))
         known = self.describe(picks)
         if known is None:
             return None
@@ -136,6 +146,8 @@ def network_designs(
     of each is a share of 1. `allowed` may rule out more.
     """
 
+    folding = [choice for choice in space.choices if choice.axis in _FOLDING]
+
     def describe(picks: Picks) -> Known | None:
         try:
             network = space.decode(picks)
@@ -144,7 +156,7 @@ def network_designs(
         cost = space.cost(network)
         if cost.macs > budget or not allowed(network):
             return None
-        meaningless = _meaningless(space.choices, picks, network)
+        meaningless = _meaningless(folding, picks, network)
         return known_of(network, cost, limits)._replace(meaningless=meaningless)
 
     def reduce(picks: Picks, rng: np.random.Generator) -> Picks | None:
@@ -174,16 +186,15 @@ def _is_ordered(choice: Choice) -> bool:
     return choice.axis in _ORDERED or all(isinstance(option, int) for option in choice.options)
 
 
-def _meaningless(choices: Sequence[Choice], picks: Picks, network: Architecture) -> frozenset[str]:
+def _meaningless(folding: Sequence[Choice], picks: Picks, network: Architecture) -> frozenset[str]:
     """Choices whose option does not show in the network, such as the form of a gate that is not
     there: the canonical stages have another.
     """
     gated = [stage.placement != "none" for stage in network.stages]
     return frozenset(
         choice.name
-        for choice in choices
-        if choice.axis in _FOLDING
-        and not any(
+        for choice in folding
+        if not any(
             getattr(network.stages[i], choice.axis) == picks[choice.name]
             and (gated[i] or choice.axis not in _OF_GATES)
             for i in (range(NUM_STAGES) if choice.stage is None else (choice.stage,))

@@ -61,7 +61,7 @@ class _Player:
             self.differences.append(f"a {kind} of trial {number}, which was not asked for")
         elif kind == "rung":
             self.num_decisions += 1
-            goes_on = self._study.report(number, self._curve(number)[: event["epochs"]])
+            goes_on = self._study.report(number, self._curve_at(event))
             if goes_on != event["goes_on"]:
                 self.differences.append(f"trial {number} after {event['epochs']} epochs: {goes_on}")
         elif self._study.records[number].state == "running":
@@ -141,6 +141,15 @@ class _Player:
         else:
             recorded = self._results.get(self._study.records[number].id)
             self._study.tell_failed(number, (recorded and recorded.reason) or reason or "")
+
+    def _curve_at(self, event: Event) -> list[EpochDict]:
+        """What a training at a rung had shown. Epochs that were lost with a worker, and not trained
+        as far again, are as the log has them.
+        """
+        curve = self._curve(event["number"])[: event["epochs"]]
+        bands = {name: event.get(name) for name in self._history.experiment.accuracies[1:]}
+        at_rung = {"epoch": event["epochs"], "top1": event["top1"], "bands": bands}
+        return curve + [at_rung] * (event["epochs"] - len(curve))
 
     def _curve(self, number: int) -> list[EpochDict]:
         """The recorded results of a trial's network."""

@@ -46,8 +46,8 @@ class ByGain:
         self._strategy = strategy
 
     def verdict(self, record: TrialRecord, records: Iterable[TrialRecord], left: int) -> Verdict:
-        if not self._strategy.may_stop:
-            return Verdict(True, "too few trainings are complete to tell")
+        if not self._strategy.may_stop(record.id):
+            return Verdict(True, "too few trainings went on to tell")
         own = self._strategy.worth(record.id)
         freed = left + own.epochs
         rivals = [self._strategy.stopped(freed)]

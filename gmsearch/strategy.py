@@ -22,8 +22,8 @@ from gmsearch.designs import Design, Designs
 from gmsearch.gain import Staircase
 from gmsearch.surrogate import Chain, Encoding, Points, Surrogate
 
-NUM_SPREAD = 8  # designs with a first result, before the model chooses; they spread over the costs
-NUM_COMPLETE = 4  # trainings to the end, before any is stopped
+NUM_SPREAD = 5  # designs with a first result, before the model chooses; they spread over the costs
+NUM_COMPLETE = 4  # trainings that go on from a rung, before any is stopped at it
 GROWTH = 1.125  # hyperparameters are fitted again when there are so many more results
 POOL = 1500  # designs that are drawn once
 NUM_SCORED = 400  # of these, drawn for each proposal
@@ -100,11 +100,14 @@ class Strategy:
         """Of a training to its end."""
         return self.rungs[-1]
 
-    @property
-    def may_stop(self) -> bool:
-        """Whether enough trainings went to their end to tell what early epochs are worth."""
-        modelled = (seen for seen in self.known.values() if seen.design.row)
-        return sum(seen.state == "complete" for seen in modelled) >= NUM_COMPLETE
+    def may_stop(self, design_id: str) -> bool:
+        """Whether enough trainings went on from where this one stands, and so will tell what early
+        epochs are worth. Of many workers that begin together only the first ones need to.
+        """
+        own = self.known[design_id]
+        others = (s for s in self.known.values() if s is not own and s.design.row)
+        went_on = [s for s in others if s.state in ("running", "complete")]
+        return sum(len(seen.tops) >= len(own.tops) for seen in went_on) >= NUM_COMPLETE
 
     def observe(
         self,

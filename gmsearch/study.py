@@ -160,7 +160,7 @@ class SearchStudy:
                 "number": number,
                 "id": record.id,
                 "epochs": record.epochs,
-                "top1": record.top1,
+                **{name: record.figure(name) for name in self._experiment.accuracies},
                 "goes_on": verdict.goes_on,
                 "why": verdict.why,
             }
@@ -223,7 +223,7 @@ class SearchStudy:
         """A stopped training as a new trial, in one step of the storage that a kill cannot halve:
         the trial waits, with all that is known of it, until it is asked for.
         """
-        stopped = self._study.trials[record.number]
+        stopped = self._study.get_trials(deepcopy=False)[record.number]
         attributes = {k: v for k, v in stopped.user_attrs.items() if k not in _OF_AN_ENDING}
         waiting = optuna.trial.create_trial(
             state=TrialState.WAITING,
@@ -245,7 +245,8 @@ class SearchStudy:
         """
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         started = {self._study.ask().number for _ in waiting}
-        return [frozen for frozen in self._study.trials if frozen.number in started]
+        stored = self._study.get_trials(deepcopy=False)
+        return [frozen for frozen in stored if frozen.number in started]
 
     def _design_of(self, record: TrialRecord) -> Design:
         """A training as the strategy sees it: one from outside of the space has no row."""

@@ -151,18 +151,23 @@ def test_what_went_away_with_a_narrowed_space_is_not_taken_up_again(learned):
     assert strategy.stopped() is None
 
 
-def test_networks_that_are_not_modelled_do_not_tell_what_may_be_stopped():
+def test_the_first_trainings_go_on_and_tell_what_early_epochs_are_worth():
     strategy = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
-    for _ in range(3):
+
+    def train(epochs, state):
         design = strategy.propose().design
-        strategy.observe(design, tops_of(design), "complete")
-    for name in ("GmNet", "no gates"):
+        strategy.observe(design, tops_of(design)[:epochs], state)
+        return design.known.id
+
+    for name in ("GmNet", "no gates"):  # not modelled
         known = strategy.propose().design.known._replace(id=name)
         strategy.observe(Design({}, (), known), [50.0] * NUM_EPOCHS, "complete")
-    assert not strategy.may_stop
-    design = strategy.propose().design
-    strategy.observe(design, tops_of(design), "complete")
-    assert strategy.may_stop
+    train(1, "stopped")
+    first = [train(NUM_EPOCHS, "complete"), train(NUM_EPOCHS, "complete"), train(3, "running")]
+    assert not strategy.may_stop(first[-1])
+    at_rung = train(1, "running")
+    assert not strategy.may_stop(at_rung)  # three others are beyond it
+    assert strategy.may_stop(train(1, "running"))  # four are there or beyond
 
 
 def test_hyperparameters_do_not_hang_on_who_asks_and_when(learned):

@@ -211,7 +211,9 @@ class Architecture:
         ids.
         """
         stages = ",".join(map(_canonical_json, self.stages))
-        stem = f'"stem_activation":{json.dumps(self.stem_activation)},"stem_width":{self.stem_width}'
+        stem = (
+            f'"stem_activation":{json.dumps(self.stem_activation)},"stem_width":{self.stem_width}'
+        )
         text = f'{{"stages":[{stages}],{stem}}}'
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -1,8 +1,9 @@
 """Designs: what a search chooses among, with what is known of each before it is trained."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
 from typing import Any, NamedTuple
@@ -116,9 +117,35 @@ class Designs:
         picks = {**self.any_picks(rng), **self.still_allowed(picks)} if self.declared else picks
         return self.design(picks)
 
+    def around(self, designs: Iterable[Design]) -> Iterator[Design]:
+        """Designs that changes of one choice at a time lead to from some, the nearest first."""
+        waiting = deque(designs)
+        met = {design.known.id for design in waiting}
+        while waiting:
+            picks = waiting.popleft().picks
+            for name, options in self.options.items():
+                for option in options:
+                    found = self.design({**picks, name: option})
+                    if found is not None and found.known.id not in met:
+                        met.add(found.known.id)
+                        waiting.append(found)
+                        yield found
+
     def still_allowed(self, picks: Picks) -> Picks:
         """Those of some picks that are options now."""
         return {name: option for name, option in picks.items() if option in self.options[name]}
+
+    @property
+    def undiminished(self) -> "Designs":
+        """These, and those that a narrowed space does not have any more."""
+        return replace(self, options=self.declared, declared=None) if self.declared else self
+
+    def others(self, designs: Iterable[Design]) -> Iterator[Design]:
+        """What draws did not find: all there are, or where there are too many settings to list,
+        what is near to some designs.
+        """
+        few = math.prod(self.sizes) <= LARGEST_ENUMERATION
+        return self.listed() if few else self.around(designs)
 
     def listed(self) -> Iterator[Design]:
         """All of them, in order; none where there are too many settings to list."""

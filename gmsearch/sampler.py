@@ -7,6 +7,7 @@ each held to the budget in the same way, so that a comparison is fair.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -22,7 +23,8 @@ from gmsearch.space import Picks
 from gmsearch.strategy import Strategy, Worth
 
 NUM_PROPOSALS = 8  # of the inner sampler, before a random draw
-NUM_DRAWS = 50  # for a design that is new, before all are listed
+NUM_DRAWS = 50  # for a design that is new, before others are looked for one by one
+TAKEN = "gmsearch:picks"  # of a trial: what it is about to have as parameters
 POPULATION = 50  # the last trainings, among which evolution looks for parents
 TOURNAMENT = 10  # of these, drawn for each parent
 
@@ -69,7 +71,7 @@ class StrategySampler(WholeSampler):
             return {}
         worth = self._strategy.propose()
         if worth is None:
-            raise RuntimeError("no network within the budget is left")
+            raise RuntimeError("nothing that is allowed and new was found")
         return worth.design.picks
 
 
@@ -83,9 +85,12 @@ class GatedSampler(StrategySampler):
 
     The first value of a trial is the one that costs training, and is maximised; it should be about
     0 to 100. `describe` maps parameters to `Known`: an identity, the exact costs as shares of what
-    is allowed, and physical features; or to None where they are not allowed. Integers count as
-    ordered choices. A trial that is pruned or fails counts as the worst so far, so that its like is
-    not proposed for ever. Where nothing is left to propose, the next trial is a RuntimeError.
+    is allowed (one at least), and physical features; or to None where they are not allowed.
+    Integers count as ordered choices. A trial that is pruned, fails or has an infinite value counts
+    as the worst so far, so that its like is not proposed for ever. Threads and processes that share
+    a study get different designs: each writes what it takes into its trial. Where nothing is left
+    to propose, the next trial is a RuntimeError; where one in ten thousand settings is allowed, or
+    fewer, none may be found, and a trial of one that is (`study.enqueue_trial`) shows the way.
     """
 
     def __init__(
@@ -97,7 +102,7 @@ class GatedSampler(StrategySampler):
     ) -> None:
         options = {name: _options(name, each) for name, each in space.items()}
         integers = frozenset(n for n, each in space.items() if isinstance(each, IntDistribution))
-        designs = Designs(options, describe, integers)
+        designs = Designs(options, partial(_checked, describe), integers)
         super().__init__(designs, Strategy(designs, (1,), seed))
         self._space = dict(space)
         self._seen: dict[int, TrialState] = {}
@@ -111,27 +116,45 @@ class GatedSampler(StrategySampler):
     ) -> dict[str, Any]:
         if study.directions[0] != StudyDirection.MAXIMIZE:
             raise ValueError("the first direction of the study must be to maximize")
+        fixed = trial.system_attrs.get("fixed_params", {})  # of a trial that was enqueued
         with self._lock:
-            for other in study.get_trials(deepcopy=False):
-                if other.number != trial.number and self._seen.get(other.number) != other.state:
-                    self._take_in(other)
-            picks = super().sample_relative(study, trial, search_space)
-            self._seen[trial.number] = trial.state
-            design = self._designs.design(picks)
-            if design is not None:  # others must not get it while its parameters are being stored
+            self._take_in(study, trial.number)
+            while True:
+                picks = {**super().sample_relative(study, trial, search_space), **fixed}
+                design = self._designs.design(picks)
+                if design is None:  # what was enqueued is not allowed: the user's own affair
+                    return picks
+                study._storage.set_trial_system_attr(trial._trial_id, TAKEN, picks)
+                taken = self._take_in(study, trial.number)
                 self._strategy.observe(design, [], "running")
-            return picks
+                if design.known.id not in taken or fixed:
+                    return picks
 
-    def _take_in(self, trial: FrozenTrial) -> None:
-        if set(trial.params) != set(self._space):
-            return  # of another space, or not yet asked for
-        self._seen[trial.number] = trial.state
-        design = self._designs.design(trial.params)
-        if design is None:
-            return
-        state = _STATES.get(trial.state, "failed")
-        tops = trial.values[:1] if trial.state == TrialState.COMPLETE else []
-        self._strategy.observe(design, tops, state)
+    def _take_in(self, study: Study, own: int) -> set[str]:
+        """Learns what became of the other trials; which designs these have, or are about to."""
+        taken = set()
+        for other in study.get_trials(deepcopy=False):
+            picks = other.system_attrs.get(TAKEN) or other.params
+            if other.number == own or set(picks) != set(self._space):
+                continue  # of another space, or not yet asked for
+            design = self._designs.design(picks)
+            if design is None:
+                continue
+            taken.add(design.known.id)
+            if self._seen.get(other.number) != other.state:
+                self._seen[other.number] = other.state
+                tops = other.values[:1] if other.state == TrialState.COMPLETE else []
+                is_known = all(map(math.isfinite, tops))
+                state = _STATES.get(other.state, "failed") if is_known else "failed"
+                self._strategy.observe(design, tops if is_known else [], state)
+        return taken
+
+
+def _checked(describe: Callable[[Picks], Known | None], picks: Picks) -> Known | None:
+    known = describe(picks)
+    if known is not None and not known.costs:
+        raise ValueError(f"describe({picks!r}) has no costs; it needs one, as a share of 1")
+    return known
 
 
 _STATES = {
@@ -176,8 +199,8 @@ class EvolutionSampler(WholeSampler):
 
 
 class OptunaGP(BaseSampler):
-    """Optuna's GPSampler on the trials that have parameters: it cannot take the others, as the
-    baselines are.
+    """Optuna's GPSampler on the trials that have parameters, those that run included: it cannot
+    take the others, as the baselines are.
     """
 
     def __init__(self, seed: int) -> None:
@@ -191,9 +214,10 @@ class OptunaGP(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        states = (TrialState.COMPLETE, TrialState.RUNNING)
+        trials = study.get_trials(deepcopy=False, states=states)
         view = create_study(directions=study.directions, sampler=self._inner)
-        view.add_trials([other for other in complete if set(other.params) == set(search_space)])
+        view.add_trials([other for other in trials if set(other.params) == set(search_space)])
         return view.ask(search_space).params
 
     def sample_independent(
@@ -238,11 +262,14 @@ class BudgetSampler(WholeSampler):
         """A random design that may be trained, or None where none is left."""
         seen = _ids(study)
         rng = np.random.default_rng([self._seed, len(seen)])
+        drawn = []
         for _ in range(NUM_DRAWS):
             design = self._designs.draw(rng)
             if design is not None and design.known.id not in seen:
                 return design
-        return next((d for d in self._designs.listed() if d.known.id not in seen), None)
+            drawn += [] if design is None else [design]
+        others = self._designs.others(drawn)
+        return next((design for design in others if design.known.id not in seen), None)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

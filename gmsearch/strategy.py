@@ -14,7 +14,7 @@ two accuracies, best at neither for its cost, is worth nothing by it.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import zip_longest
+from itertools import islice, zip_longest
 
 import numpy as np
 
@@ -23,14 +23,16 @@ from gmsearch.gain import Staircase
 from gmsearch.surrogate import Chain, Encoding, Points, Surrogate
 
 NUM_SPREAD = 5  # designs with a first result, before the model chooses; they spread over the costs
-NUM_COMPLETE = 4  # trainings that go on from a rung, before any is stopped at it
+NUM_COMPLETE = 3  # trainings that go on from a rung, before any is stopped at it
 GROWTH = 1.125  # hyperparameters are fitted again when there are so many more results
-POOL = 1500  # designs that are drawn once
+POOL = 1500  # designs that are drawn at once
+RENEWAL = 1000  # designs that are known, after which others are drawn
 NUM_SCORED = 400  # of these, drawn for each proposal
 NUM_PARENTS = 20
 NUM_CHILDREN = 5  # of each parent, in each round
 NUM_ROUNDS = 2  # of children, the second of the best of the first
-MOST_STOPPED = 300  # the last ones that were stopped, any of which may be taken up again
+MOST_STOPPED = 300  # stopped trainings, the last that were begun: any may be taken up again
+MOST_DEVIATIONS = 10.0  # of a feature from its mean, for a design that is far from all drawn
 LEAST_COST = 1e-6  # of what is allowed, below which costs are alike
 NUM_NEAR = 12  # designs nearest to a cost, among which the spread start draws
 
@@ -92,6 +94,7 @@ class Strategy:
         self._surrogates = [
             Surrogate(self._encoding, len(self.rungs)) for _ in range(num_accuracies)
         ]
+        self._pools: dict[int, list[Design]] = {}
         self._num_results = self._num_fitted = 0  # what hyperparameters may be from, and are
         self._to_fit: list[Observation] = []  # what they are next from
 
@@ -141,16 +144,28 @@ class Strategy:
     @cached_property
     def _proposal(self) -> Worth | None:
         rng = np.random.default_rng([self._seed, len(self.known)])
-        fresh = [d for d in self._pool if d.known.id not in self.known]
-        if len(fresh) < NUM_SCORED:  # a small space, or one that is nearly used up
-            pool = {d.known.id for d in fresh} | set(self.known)
-            fresh += [d for d in self._designs.listed() if d.known.id not in pool]
+        fresh = self._fresh()
         if not fresh:
             return None
         if sum(bool(seen.design.row and seen.tops) for seen in self.known.values()) < NUM_SPREAD:
             design = self._spread(fresh, rng)
             return Worth(design, self.num_epochs, 0.0, float("nan"), float("nan"))
         return self._best(fresh, rng)
+
+    def _fresh(self) -> list[Design]:
+        """Designs to choose from, none of them known."""
+        pool = self._pool
+        fresh = [design for design in pool if design.known.id not in self.known]
+        if len(fresh) < NUM_SCORED:
+            known = [s.design for s in self.known.values() if self._is_of_space(s.design)]
+            met = {design.known.id for design in fresh} | set(self.known)
+            others = (d for d in self._designs.others(pool + known) if d.known.id not in met)
+            fresh += islice(others, NUM_SCORED - len(fresh))
+        return fresh
+
+    def _is_of_space(self, design: Design) -> bool:
+        """Whether it is modelled, and not outside of a space that was narrowed."""
+        return bool(design.row) and self._designs.still_allowed(design.picks) == design.picks
 
     def worth(self, design_id: str) -> Worth:
         """Of going on with a training that runs, beside the others."""
@@ -166,7 +181,7 @@ class Strategy:
             for seen in self.known.values()
             if seen.state == "stopped"
             and self.num_epochs - seen.epochs <= most_epochs
-            and self._designs.still_allowed(seen.design.picks) == seen.design.picks
+            and self._is_of_space(seen.design)
         ]
         if not left:
             return None
@@ -215,12 +230,13 @@ class Strategy:
             ]
         )
 
-    @cached_property
+    @property
     def _pool(self) -> list[Design]:
-        """Designs to choose from, drawn once; fewer where the space has fewer."""
-        rng = np.random.default_rng(self._seed)
-        drawn = (self._designs.draw(rng) for _ in range(POOL))
-        return list({design.known.id: design for design in drawn if design is not None}.values())
+        """Designs to choose from; fewer where the space has fewer."""
+        age = len(self.known) // RENEWAL
+        if age not in self._pools:
+            self._pools = {age: _drawn(self._designs, np.random.default_rng([self._seed, age]))}
+        return self._pools[age]
 
     @cached_property
     def _models(self) -> list[Chain]:
@@ -247,17 +263,23 @@ class Strategy:
 
     @cached_property
     def _feature_scale(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of the features over the pool."""
-        features = np.array([design.known.features for design in self._pool])
-        return features.mean(axis=0), np.maximum(features.std(axis=0), 1e-9)
+        """Mean and deviation of the features over what could ever be trained: what is known may
+        lie outside of a space that was narrowed.
+        """
+        drawn = _drawn(self._designs.undiminished, np.random.default_rng([self._seed, 0]))
+        designs = drawn or [seen.design for seen in self.known.values()]
+        features = np.array([design.known.features for design in designs])
+        deviation = features.std(axis=0)
+        return features.mean(axis=0), np.where(deviation > 1e-9, deviation, 1.0)
 
     def points_of(self, seen: Sequence[Observation]) -> Points:
         """Designs as the model sees them; the first feature counts squared too."""
         num_choices, num_features = len(self._encoding.sizes), len(self._feature_scale[0])
-        rows = np.array([s.design.row for s in seen], int).reshape(-1, num_choices)
+        rows = np.array([s.design.row for s in seen], int).reshape(len(seen), num_choices)
         features = np.array([s.design.known.features for s in seen], float)
         mean, deviation = self._feature_scale
-        scaled = (features.reshape(-1, num_features) - mean) / deviation
+        scaled = (features.reshape(len(seen), num_features) - mean) / deviation
+        scaled = scaled.clip(-MOST_DEVIATIONS, MOST_DEVIATIONS)
         return Points(
             self._encoding.bits(rows), np.concatenate([scaled, scaled[:, :1] ** 2], axis=1)
         )
@@ -269,6 +291,16 @@ class Strategy:
             reached = each.at_rungs(accuracy)
             row[: len(reached)] = reached
         return tops
+
+
+def _drawn(designs: Designs, rng: np.random.Generator) -> list[Design]:
+    """Different designs of as many draws as make a pool; where few are allowed, others too."""
+    drawn = (designs.draw(rng) for _ in range(POOL))
+    found = {design.known.id: design for design in drawn if design is not None}
+    if len(found) < NUM_SCORED:
+        others = islice(designs.others(list(found.values())), NUM_SCORED)
+        found |= {design.known.id: design for design in others}
+    return list(found.values())
 
 
 def _log(costs: Sequence[float]) -> np.ndarray:

@@ -1,14 +1,17 @@
 """The sampler proposes only what may be trained, in a plain Optuna study too."""
 
+import math
 import time
+from concurrent.futures import ProcessPoolExecutor
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
 
-from gmsearch.designs import Known, network_designs
+from gmsearch.designs import Designs, Known, network_designs
 from gmsearch.errors import ArchitectureError
 from gmsearch.sampler import BudgetSampler, GatedSampler
 from gmsearch.space import SearchSpace
@@ -267,5 +270,105 @@ def test_gated_says_when_nothing_is_left():
     study = plain_study(sampler)
     study.optimize(lambda trial: (trial.suggest_int("a", 1, 3), 0.5), n_trials=3)
     assert {trial.params["a"] for trial in study.trials} == {1, 2, 3}
-    with pytest.raises(RuntimeError, match="is left"):
+    with pytest.raises(RuntimeError, match="nothing that is allowed and new was found"):
         study.ask(sampler.distributions())
+
+
+def sums(number: int, most: int, budget: int):
+    """A space of whole numbers whose sum is the cost: few of its settings are within the budget."""
+    space = {f"n{i}": optuna.distributions.IntDistribution(1, most) for i in range(number)}
+
+    def describe(picks):
+        total = sum(picks.values())
+        return None if total > budget else Known(str(picks), (total / budget,), (math.log(total),))
+
+    def objective(trial):
+        picks = [trial.suggest_int(name, 1, most) for name in space]
+        return float(sum((i + 1) * n for i, n in enumerate(picks))), float(sum(picks))
+
+    return space, describe, objective
+
+
+def test_what_is_near_to_designs_is_all_that_is_allowed():
+    space, describe, _ = sums(4, 5, 9)
+    options = {name: range(1, 6) for name in space}
+    designs = Designs(options, describe)
+    found = [
+        design.known.id for design in designs.around([designs.design(dict.fromkeys(space, 1))])
+    ]
+    every = {design.known.id for design in designs.listed()}
+    assert len(found) == len(set(found)) == len(every) - 1
+    assert set(found) < every
+
+
+def test_gated_finds_the_few_that_are_allowed_of_very_many():
+    """165 of 1.7 million: draws find two or three of them."""
+    space, describe, objective = sums(8, 6, 11)
+    study = plain_study(GatedSampler(space, describe, seed=0))
+    study.optimize(objective, n_trials=30)
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 30
+    assert max(trial.values[1] for trial in study.trials) <= 11
+
+
+def test_a_trial_that_is_enqueued_shows_the_way_where_draws_find_nothing():
+    space, describe, objective = sums(8, 6, 9)  # nine of 1.7 million
+    study = plain_study(GatedSampler(space, describe, seed=0))
+    study.enqueue_trial(dict.fromkeys(space, 1))
+    study.optimize(objective, n_trials=9)
+    assert {int(trial.values[1]) for trial in study.trials} == {8, 9}
+    with pytest.raises(RuntimeError, match="nothing that is allowed and new was found"):
+        study.ask(space)
+
+
+def test_processes_that_share_a_study_get_different_designs(tmp_path):
+    storage = f"sqlite:///{tmp_path}/study.db"
+    directions = ["maximize", "minimize"]
+    optuna.create_study(study_name="s", storage=storage, directions=directions)
+    with ProcessPoolExecutor(3, get_context("spawn")) as pool:
+        list(pool.map(search_beside_others, [storage] * 3))
+    trials = optuna.load_study(study_name="s", storage=storage).trials
+    assert len(trials) == len({tuple(trial.params.values()) for trial in trials}) == 30
+
+
+def search_beside_others(storage: str) -> None:
+    space, describe, objective = sums(3, 4, 12)
+    sampler = GatedSampler(space, describe, seed=0)  # all with the same seed
+    study = optuna.load_study(study_name="s", storage=storage, sampler=sampler)
+    study.optimize(objective, n_trials=10)
+
+
+def test_what_was_enqueued_in_part_is_taken_as_it_will_be():
+    space, describe, objective = sums(3, 4, 12)
+    sampler = GatedSampler(space, describe, seed=0)
+    study = plain_study(sampler)
+    for number in (1, 2, 3, 4):
+        study.enqueue_trial({"n0": number})
+    study.optimize(objective, n_trials=9)
+    assert [trial.params["n0"] for trial in study.trials[:4]] == [1, 2, 3, 4]
+    assert set(sampler._strategy.known) == {str(trial.params) for trial in study.trials}
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_an_infinite_value_counts_as_the_worst(value):
+    space, describe, objective = sums(3, 4, 12)
+    sampler = GatedSampler(space, describe, seed=0)
+    study = plain_study(sampler)
+
+    def sometimes(trial):
+        top1, cost = objective(trial)
+        return (value if trial.number == 3 else top1), cost
+
+    study.optimize(sometimes, n_trials=12)
+    found = sampler._strategy.propose()
+    assert math.isfinite(found.gain)
+    assert 0 < found.mean < 25
+
+
+def test_costs_are_needed_and_features_are_not():
+    space, _, objective = sums(3, 4, 12)
+    study = plain_study(GatedSampler(space, lambda p: Known(str(p), (), ()), seed=0))
+    with pytest.raises(ValueError, match="has no costs"):
+        study.optimize(objective, n_trials=1)
+    study = plain_study(GatedSampler(space, lambda p: Known(str(p), (0.5,), ()), seed=0))
+    study.optimize(objective, n_trials=12)
+    assert max(trial.values[0] for trial in study.trials) >= 22  # of 24

@@ -163,11 +163,31 @@ def test_the_first_trainings_go_on_and_tell_what_early_epochs_are_worth():
         known = strategy.propose().design.known._replace(id=name)
         strategy.observe(Design({}, (), known), [50.0] * NUM_EPOCHS, "complete")
     train(1, "stopped")
-    first = [train(NUM_EPOCHS, "complete"), train(NUM_EPOCHS, "complete"), train(3, "running")]
-    assert not strategy.may_stop(first[-1])
-    at_rung = train(1, "running")
-    assert not strategy.may_stop(at_rung)  # three others are beyond it
-    assert strategy.may_stop(train(1, "running"))  # four are there or beyond
+    train(NUM_EPOCHS, "complete")
+    assert not strategy.may_stop(train(3, "running"))
+    assert not strategy.may_stop(train(1, "running"))  # two others are beyond it
+    assert strategy.may_stop(train(1, "running"))  # three are there or beyond
+
+
+def test_a_space_narrowed_to_networks_of_one_size_still_learns_from_the_others():
+    """Their features are far from all that is left, and must not drown the rest."""
+    wide = read_space(GATED.with_name("tiny.yaml"))
+    fixed = {
+        c.name: c.options[:1] for c in wide.choices if c.axis in ("base_width", "ratio", "form")
+    }
+    left = tuple(c._replace(options=fixed.get(c.name, c.options)) for c in wide.choices)
+    narrow = replace(wide, choices=left, before=wide.choices)
+    every = network_designs(wide, BUDGET, {"macs": BUDGET})
+    strategy = Strategy(network_designs(narrow, BUDGET, {"macs": BUDGET}), (1,), seed=0)
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        design = every.draw(rng)
+        strategy.observe(design, [quality(wide.decode(design.picks))], "complete")
+    features = strategy.points_of(list(strategy.known.values())).features
+    assert abs(features).max() < 10
+    found = strategy.propose()
+    assert found.gain > 0
+    assert 20 < found.mean < 60
 
 
 def test_hyperparameters_do_not_hang_on_who_asks_and_when(learned):

@@ -198,13 +198,14 @@ class EvolutionSampler(WholeSampler):
         return {} if child is None else child.picks
 
 
-class OptunaGP(BaseSampler):
-    """Optuna's GPSampler on the trials that have parameters, those that run included: it cannot
-    take the others, as the baselines are.
-    """
+class InItsView(BaseSampler):
+    """A sampler of Optuna's in a study of its own, which has the trials that it is `told` of."""
 
-    def __init__(self, seed: int) -> None:
-        self._inner = GPSampler(seed=seed, n_startup_trials=10)
+    def __init__(
+        self, inner: BaseSampler, told: Callable[[Sequence[FrozenTrial]], list[FrozenTrial]]
+    ) -> None:
+        self._inner = inner
+        self._told = told
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
@@ -214,10 +215,9 @@ class OptunaGP(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        states = (TrialState.COMPLETE, TrialState.RUNNING)
-        trials = study.get_trials(deepcopy=False, states=states)
+        trials = [t for t in study.get_trials(deepcopy=False) if set(t.params) == set(search_space)]
         view = create_study(directions=study.directions, sampler=self._inner)
-        view.add_trials([other for other in trials if set(other.params) == set(search_space)])
+        view.add_trials(self._told(trials))
         return view.ask(search_space).params
 
     def sample_independent(
@@ -226,11 +226,18 @@ class OptunaGP(BaseSampler):
         raise RuntimeError("it proposes all parameters at once")
 
 
+def _gp(designs: Designs, seed: int) -> BaseSampler:
+    """Optuna's GP takes no trials that have other parameters, as the baselines have none."""
+    states = (TrialState.COMPLETE, TrialState.RUNNING)
+    inner = GPSampler(seed=seed, n_startup_trials=10)
+    return InItsView(inner, lambda trials: [trial for trial in trials if trial.state in states])
+
+
 _INNER: dict[str, Callable[[Designs, int], BaseSampler]] = {
     "random": lambda designs, seed: RandomSampler(seed),
     "tpe": lambda designs, seed: TPESampler(seed=seed, multivariate=True),
     "nsga2": lambda designs, seed: NSGAIISampler(seed=seed, population_size=20),
-    "gp": lambda designs, seed: OptunaGP(seed),
+    "gp": _gp,
     "evolution": EvolutionSampler,
 }
 

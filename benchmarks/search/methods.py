@@ -4,7 +4,7 @@ All of them keep the budget, repeat no network and ask the same jobs' interface.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,18 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from problems import Problem
 
-from gmsearch import strategy, study
-from gmsearch.designs import Design
+from gmsearch import sampler, strategy, study
+from gmsearch.designs import Design, Designs
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.jobs import Jobs
 from gmsearch.recipe import Recipe
 from gmsearch.run import RunFolder
+from gmsearch.sampler import InItsView
 from gmsearch.strategy import Strategy
 from gmsearch.study import SearchStudy
 
@@ -86,6 +89,22 @@ def moasha(is_corrected: bool) -> Callable[[Problem, int, int], Jobs]:
     return make
 
 
+def _as_ray_tells(designs: Designs, seed: int) -> BaseSampler:
+    """TPE that hears of a stopped training what Ray's OptunaSearch tells: that it is complete, with
+    what it last had.
+    """
+
+    def told(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        return [_as_complete(t) if t.state == TrialState.PRUNED else t for t in trials]
+
+    return InItsView(TPESampler(seed=seed, multivariate=True), told)
+
+
+def _as_complete(trial: FrozenTrial) -> FrozenTrial:
+    last = [trial.user_attrs["top1"], trial.user_attrs["macs"]]
+    return create_trial(params=trial.params, distributions=trial.distributions, values=last)
+
+
 def _any_design(self: Strategy, fresh: list[Design], rng: np.random.Generator) -> Design:
     return fresh[int(rng.integers(len(fresh)))]
 
@@ -128,7 +147,11 @@ METHODS = {
     ),
     "random/asha": Method("random, ASHA on fronts", search("random", "asha")),
     "tpe": Method("Optuna TPE", search("tpe", "off")),
-    "tpe/asha": Method("Optuna TPE, ASHA on fronts (as Ray with Optuna)", search("tpe", "asha")),
+    "tpe/asha": Method(
+        "Optuna TPE and ASHA on fronts, joined as Ray joins them",
+        search("tpe", "asha"),
+        parts=((sampler, "_INNER", {**sampler._INNER, "tpe": _as_ray_tells}),),
+    ),
     "nsga2": Method("Optuna NSGA-II", search("nsga2", "off")),
     "gp": Method("Optuna GP", search("gp", "off"), 60),
     "evolution": Method("regularized evolution", search("evolution", "off")),

@@ -13,7 +13,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
 from gmsearch.decisions import Event, read_decisions
-from gmsearch.history import History, read_history
+from gmsearch.history import History, HistoryReader
 from gmsearch.record import EpochDict, TrialRecord
 from gmsearch.run import RunFolder
 from gmsearch.study import SearchStudy
@@ -28,8 +28,13 @@ class Replay:
 
 
 def replay(path: Path) -> Replay:
-    """Repeats a run's decisions. Nothing is written. Raises SettingsError."""
-    history = read_history(path)
+    """Repeats a run's decisions. Nothing is written. Raises SettingsError, also for a trial whose
+    costs, values or parameters are not those of its network and curve: nothing comes of replaying
+    what another program changed.
+    """
+    reader = HistoryReader(path)
+    reader.study.check()
+    history = reader.read()
     events = read_decisions(history.folder.decisions_file)
     player = _Player(history)
     for event in events:

@@ -29,6 +29,7 @@ READ_ERRORS = (*STORAGE_ERRORS, RuntimeError, ImportError, ValueError, OSError)
 PATIENCE = 10  # seconds for a database to answer
 # Where Optuna keeps trials in a database, of its versions 3 to 5.
 _TRIALS = table("trials", *map(column, ("trial_id", "study_id", "number", "state")))
+_VALUES = table("trial_values", *map(column, ("trial_id", "objective", "value")))
 _NOTES = table("trial_user_attributes", *map(column, ("trial_id", "key", "value_json")))
 
 
@@ -41,6 +42,7 @@ class ReadTrial(NamedTuple):
     state: TrialState
     user_attrs: dict[str, Any]
     params: dict[str, Any]  # none
+    values: list[float] | None  # of one that ended
 
 
 def read_trials(
@@ -65,6 +67,15 @@ def read_trials(
             .join(_TRIALS, _TRIALS.c.trial_id == _NOTES.c.trial_id)
             .where(of_study, _NOTES.c.trial_id >= min(row.trial_id for row in new))
         )
+        told = connection.execute(
+            select(_VALUES)
+            .join(_TRIALS, _TRIALS.c.trial_id == _VALUES.c.trial_id)
+            .where(of_study, _VALUES.c.trial_id >= min(row.trial_id for row in new))
+            .order_by(_VALUES.c.trial_id, _VALUES.c.objective)
+        )
+        values: dict[int, list[float]] = defaultdict(list)
+        for trial_id, _, value in told:
+            values[trial_id].append(value)
         texts: dict[int, dict[str, str]] = defaultdict(dict)
         for trial_id, key, text in found:
             texts[trial_id][key] = text
@@ -74,6 +85,8 @@ def read_trials(
             TrialState[row.state],
             {key: json.loads(text) for key, text in texts[row.trial_id].items()},
             {},
+            # One may have ended between the two readings.
+            values.get(row.trial_id) if TrialState[row.state].is_finished() else None,
         )
         for row in new
     ]

@@ -1,18 +1,19 @@
 """Trials as they are stored in a study, read as records; nothing is written."""
 
 import gc
-import math
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from optuna.trial import FrozenTrial, TrialState
 
 from gmsearch.architecture import Architecture
 from gmsearch.errors import ArchitectureError, SettingsError
-from gmsearch.experiment import Experiment
+from gmsearch.experiment import COSTS, Experiment
 from gmsearch.record import TrialRecord
 from gmsearch.run import RunFolder, read_curve
+from gmsearch.space import SearchSpace
 from gmsearch.storage import (
     READ_ERRORS,
     ReadTrial,
@@ -28,6 +29,16 @@ _STATES = {
     TrialState.RUNNING: "running",
     TrialState.FAIL: "failed",
     TrialState.PRUNED: "stopped",
+}
+MOST_TOLD = 40  # characters of a value that is wrong
+# What the figures of an epoch may be, where there are any.
+_SHARE = (0.0, 100.0)
+_LEAST, _MOST = -sys.float_info.max, sys.float_info.max  # finite
+_OF_AN_EPOCH: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("top1", "top5", "raw_top1"), _SHARE),
+    **dict.fromkeys(("loss", "train_loss"), (_LEAST, _MOST)),
+    **dict.fromkeys(("seconds", "evaluation_seconds", "band_seconds"), (0.0, _MOST)),
+    **dict.fromkeys(("images_per_second", "band_images"), (0.0, _MOST)),
 }
 
 
@@ -54,6 +65,7 @@ class StudyReader:
         self._experiment = experiment
         storage = experiment.storage if storage is None else storage
         self._place = place_of(folder, storage)
+        self._space = experiment.search_space(folder.experiment_file)
         self._ended: dict[int, TrialRecord | None] = {}
         self._successors: dict[int, int] = {}
         self.storage = open_to_read(folder, storage)
@@ -75,7 +87,8 @@ class StudyReader:
                 trials = read_trials(self.storage, self.study_id, self._ended)
             except (*READ_ERRORS, LookupError) as error:  # such as a state that is none
                 raise self._unreadable(error) from None
-            new = {t.number: record_of(t, self._folder, self._experiment) for t in trials}
+            told = self._folder, self._experiment, self._space
+            new = {trial.number: record_of(trial, *told) for trial in trials}
         for trial in trials:
             before = trial.user_attrs.get("continues")
             if isinstance(before, int):
@@ -86,6 +99,16 @@ class StudyReader:
         records = [record for number, record in every if number not in self._successors]
         known = [record for record in records if record is not None]
         return Stored(known, len(records) - len(known), dict(self._successors))
+
+    def check(self) -> None:
+        """Raises SettingsError for a trial of ours that is not as a search leaves it; its
+        parameters are held to its architecture too, which `read` does not take the time for.
+        """
+        try:
+            trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
+        except (*READ_ERRORS, LookupError) as error:
+            raise self._unreadable(error) from None
+        check_trials(trials, self._folder, self._experiment, self._space, self._place)
 
     def _unreadable(self, error: Exception) -> SettingsError:
         return SettingsError(f"{self._place}: cannot be read: {first_line(error)}")
@@ -127,58 +150,157 @@ def read_records(folder: RunFolder, experiment: Experiment) -> Stored:
     return StudyReader(folder, experiment).read()
 
 
+def check_trials(
+    trials: Iterable[FrozenTrial],
+    folder: RunFolder,
+    experiment: Experiment,
+    space: SearchSpace,
+    place: str,
+) -> None:
+    """Raises SettingsError for a trial of ours that is not as a search leaves it; those of other
+    programs, and of a driver that was killed while it asked, have no `id`.
+    """
+    for trial in trials:
+        if trial.state == TrialState.WAITING or "id" not in trial.user_attrs:
+            continue
+        found = _read(trial, folder, experiment, space)
+        if isinstance(found, str):
+            raise SettingsError(
+                f"{place}: trial {trial.number} was changed by another program: {found}; restore "
+                "it from a copy, or start a run with another --name"
+            )
+
+
 def record_of(
-    trial: FrozenTrial | ReadTrial, folder: RunFolder, experiment: Experiment
+    trial: FrozenTrial | ReadTrial,
+    folder: RunFolder,
+    experiment: Experiment,
+    space: SearchSpace | None = None,
 ) -> TrialRecord | None:
-    """A stored trial; None for one that another program wrote, or that was cut off."""
+    """A stored trial; None for one that another program wrote or changed, or that was cut off.
+    Costs and parameters are held to the architecture where the space is given.
+    """
+    found = _read(trial, folder, experiment, space)
+    return found if isinstance(found, TrialRecord) else None
+
+
+def _read(
+    trial: FrozenTrial | ReadTrial,
+    folder: RunFolder,
+    experiment: Experiment,
+    space: SearchSpace | None,
+) -> TrialRecord | str:
+    """A stored trial, or what is wrong with it."""
     notes = trial.user_attrs
-    if not isinstance(notes.get("continues", 0), int):
-        return None
+    missing = [name for name in ("id", "architecture", *COSTS, "baseline") if name not in notes]
+    if missing or trial.state not in _STATES:
+        return f"it has no {missing[0]}" if missing else "it waits"
+    for name, kind in (("continues", int), ("curve", list)):
+        if not isinstance(notes.get(name, kind()), kind):
+            return f"{name} is {_told(notes[name])}"
     try:
         network = Architecture.from_dict(notes["architecture"])
-        curve = notes.get("curve", [])
-        if not curve or trial.state == TrialState.RUNNING:  # the folder may have more of it
-            curve = max(curve, read_curve(folder.trial_folder(network.id)), key=len)
-        record = TrialRecord(
-            number=trial.number,
-            id=notes["id"],
-            state=_STATES[trial.state],
-            network=network,
-            seed=experiment.seed,
-            macs=notes["macs"],
-            params=notes["params"],
-            activations=notes["activations"],
-            baseline=notes["baseline"],
-            picks=dict(trial.params),
-            curve=curve,
-            reason=notes.get("reason"),
-        )
-    except (LookupError, TypeError, ValueError, ArchitectureError):
-        return None
-    return record if _is_whole(record, experiment) else None
-
-
-def _is_whole(record: TrialRecord, experiment: Experiment) -> bool:
-    """Whether a trial has what a search writes of one."""
-    costs = (record.macs, record.params, record.activations)
-    return (
-        record.id == record.network.id
-        and all(isinstance(cost, int) and cost >= 0 for cost in costs)
-        and record.baseline in (None, "GmNet", "no gates")
-        and isinstance(record.curve, list)
-        and all(_is_epoch(epoch) for epoch in record.curve)
-        and all(
-            record.figure(name, epoch) is not None
-            for name in experiment.accuracies
-            for epoch in range(1, record.epochs + 1)
-        )
-        and (record.state != "complete" or bool(record.curve))
-        and (record.state != "stopped" or record.epochs < experiment.recipe.num_epochs)
+    except (TypeError, ArchitectureError) as error:
+        return f"architecture: {error}"
+    curve = notes.get("curve", [])
+    if not curve or trial.state == TrialState.RUNNING:  # the folder may have more of it
+        curve = max(curve, read_curve(folder.trial_folder(network.id)), key=len)
+    record = TrialRecord(
+        number=trial.number,
+        id=notes["id"],
+        state=_STATES[trial.state],
+        network=network,
+        seed=experiment.seed,
+        macs=notes["macs"],
+        params=notes["params"],
+        activations=notes["activations"],
+        baseline=notes["baseline"],
+        picks=dict(trial.params),
+        curve=curve,
+        reason=notes.get("reason"),
     )
+    return next(_faults(record, trial, experiment, space), None) or record
 
 
-def _is_epoch(epoch: Any) -> bool:
+def _faults(
+    record: TrialRecord,
+    trial: FrozenTrial | ReadTrial,
+    experiment: Experiment,
+    space: SearchSpace | None,
+) -> Iterator[str]:
+    """In what a trial is not as a search leaves it; each holds only where those before do not."""
+    network, notes = record.network, trial.user_attrs
+    if record.id != network.id:
+        yield f"id is {_told(record.id)}, its architecture has {network.id}"
+    if record.baseline not in (None, "GmNet", "no gates"):
+        yield f"baseline is {_told(record.baseline)}"
+    if space is not None:
+        yield from _faults_of_network(record, trial, space)
+    for number, epoch in enumerate(record.curve, 1):
+        yield from epoch_faults(epoch, number, experiment.accuracies)
+    whole = experiment.recipe.num_epochs
+    if record.state == "complete" and not record.curve:
+        yield "it is complete without a curve"
+    if record.epochs > whole:
+        yield f"its curve has {record.epochs} epochs, of {whole} in all"
+    if record.state == "stopped" and record.epochs == whole:
+        yield f"it was stopped after the last of its {whole} epochs"
+    if record.state in ("complete", "stopped"):
+        for name in ("epochs", "top1"):
+            if notes.get(name, getattr(record, name)) != getattr(record, name):
+                yield f"{name} is {_told(notes[name])}, its curve has {getattr(record, name)}"
+    is_complete = record.state == "complete"
+    values = [record.figure(name) for name in experiment.objectives] if is_complete else None
+    if trial.values != values:
+        told, known = (", ".join(map(_told, each or ["none"])) for each in (trial.values, values))
+        yield f"values are {told}; its curve and costs have {known}"
+
+
+def _faults_of_network(
+    record: TrialRecord, trial: FrozenTrial | ReadTrial, space: SearchSpace
+) -> Iterator[str]:
+    """What disagrees with the architecture."""
+    network = cast(Architecture, record.network)
+    cost = space.cost(network)
+    for name in COSTS:
+        told, known = getattr(record, name), getattr(cost, name)
+        if type(told) is not int or told != known:
+            yield f"{name} is {_told(told)}, its architecture has {known:,}"
+    if isinstance(trial, ReadTrial) or (record.baseline and not record.picks):
+        return  # read without parameters, or from outside of the space
     try:
-        return math.isfinite(epoch["top1"]) and math.isfinite(epoch["seconds"])
-    except (KeyError, TypeError):
-        return False
+        meant = space.decode(record.picks)
+    except (LookupError, TypeError, ValueError, ArchitectureError):
+        yield "its parameters are no network of the space"
+        return
+    if meant != network:
+        yield f"its parameters are those of {meant.id}, its architecture is {network.id}"
+
+
+def epoch_faults(epoch: Any, number: int, accuracies: Iterable[str] = ()) -> Iterator[str]:
+    """What is wrong with a line of a curve, the epoch of that number from 1; `accuracies` are those
+    that it must have.
+    """
+    if not isinstance(epoch, dict) or epoch.get("epoch", number) != number:
+        told = _told(epoch.get("epoch") if isinstance(epoch, dict) else epoch)
+        yield f"epoch {number} of its curve is {told}"
+        return
+    bands = epoch.get("bands") or {}
+    if not isinstance(bands, dict):
+        yield f"epoch {number}: bands is {_told(bands)}"
+        return
+    wanted = {"top1", "seconds", *accuracies}
+    for name, (low, high) in (_OF_AN_EPOCH | dict.fromkeys(bands, _SHARE)).items():
+        value = bands[name] if name in bands else epoch.get(name)
+        if value is not None and not (type(value) in (int, float) and low <= value <= high):
+            yield f"epoch {number}: {name} is {_told(value)}"
+        wanted -= {name} if value is not None else set()
+    for name in sorted(wanted):
+        yield f"epoch {number}: there is no {name}"
+
+
+def _told(value: Any) -> str:
+    """A value that may be anything, in a line."""
+    text = f"{value:,}" if type(value) in (int, float) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_TOLD else f"{text[:MOST_TOLD]}…"

@@ -25,7 +25,7 @@ from gmsearch.space import SearchSpace
 from gmsearch.spending import epochs_left
 from gmsearch.stopping import ByGain, Halving, Stopping, rungs_of
 from gmsearch.storage import READ_ERRORS, first_line, open_to_write, place_of
-from gmsearch.stored import SETTINGS, check_owner, owner_of, record_of
+from gmsearch.stored import SETTINGS, check_owner, check_trials, owner_of, record_of
 from gmsearch.strategy import Strategy, Worth
 
 # Attributes of a trial that ended, which the one that goes on with it does not have.
@@ -296,24 +296,13 @@ class SearchStudy:
             raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None
 
     def _check_stored(self) -> None:
-        """Raises SettingsError for a trial of ours that is not as a search leaves it; those of
-        other programs, and of a driver that was killed while it asked, have no `id`.
-        """
+        """Raises SettingsError for a trial of ours that is not as a search leaves it."""
         place = place_of(self._folder, self._experiment.storage)
         try:
             stored = self._study.get_trials(deepcopy=False)
         except (*READ_ERRORS, LookupError) as error:  # what Optuna cannot read has many forms
             raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None
-        for frozen in stored:
-            if (
-                frozen.state != TrialState.WAITING
-                and "id" in frozen.user_attrs
-                and (record_of(frozen, self._folder, self._experiment) is None)
-            ):
-                raise SettingsError(
-                    f"{place}: trial {frozen.number} was changed by another program; restore it "
-                    "from a copy, or start a run with another --name"
-                )
+        check_trials(stored, self._folder, self._experiment, self._space, place)
 
     def _note_curve(self, record: TrialRecord) -> None:
         """Attributes must be there before `tell`: a finished trial cannot be changed."""

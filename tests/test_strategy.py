@@ -6,6 +6,8 @@ Accuracies are made up, by a function of the network; the study, its storage and
 import hashlib
 import json
 import math
+import shutil
+import sqlite3
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -460,6 +462,22 @@ def test_a_run_that_was_narrowed_is_replayed(tmp_path, monkeypatch, sampler):
     new = [r for number, r in study.records.items() if number not in before]
     assert new and {record.picks["stem_width"] for record in new} <= set(stem[:2])
     assert replay(folder.path).differences == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE trial_user_attributes SET value_json='999' WHERE key='macs'", "macs is 999, its"),
+        ("UPDATE trial_values SET value=99 WHERE objective=0", "values are 99.0, .*; its curve"),
+        ("DELETE FROM trial_params", "its parameters are no network of the space"),
+    ],
+)
+def test_what_another_program_changed_is_not_replayed(logged, tmp_path, change, message):
+    copy = RunFolder(Path(shutil.copytree(logged.path, tmp_path / "r")))
+    with sqlite3.connect(copy.study_file) as opened:
+        opened.execute(change)
+    with pytest.raises(SettingsError, match=f"changed by another program: {message}"):
+        replay(copy.path)
 
 
 def test_a_replay_sees_another_decision(logged):

@@ -1,6 +1,8 @@
 """The study is the memory of a run."""
 
 import json
+import math
+import re
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -15,12 +17,14 @@ from optuna.trial import Trial, TrialState
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings, read_settings
 from gmsearch.gmnet import gmnet, gmnet_within, without_gates
+from gmsearch.record import interval_of
 from gmsearch.run import RunData, RunFolder, check_run, write_settings
 from gmsearch.search import as_begun, run_search
 from gmsearch.space_file import read_space, read_space_data
 from gmsearch.storage import open_storage, open_to_write, read_trials
-from gmsearch.stored import read_records
+from gmsearch.stored import epoch_faults, read_records
 from gmsearch.study import SearchStudy
+from gmsearch.training import EpochResult
 
 SPACES = Path(__file__).parents[1] / "search_spaces"
 BUDGET = 30_000_000
@@ -246,6 +250,123 @@ def test_a_trial_that_was_changed_by_hand_is_refused_and_nothing_is_written(
     ):
         open_study()
     assert list(sqlite3.connect(tmp_path / "r" / "study.db").iterdump()) == before
+
+
+OF_TRIAL_2 = "trial_id=(SELECT trial_id FROM trials WHERE number=2)"
+
+
+def note(name: str, value: str) -> str:
+    """SQL that sets an attribute of trial 2."""
+    return (
+        f"UPDATE trial_user_attributes SET value_json={value} WHERE key='{name}' AND {OF_TRIAL_2}"
+    )
+
+
+def in_curve(old: str, new: str) -> str:
+    return note("curve", f"replace(value_json, '{old}', '{new}')")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (note("macs", "'999'"), r"macs is 999, its architecture has [\d,]{9,}$"),
+        (note("params", "'99999999999'"), "params is 99,999,999,999, its architecture has "),
+        (note("activations", "'1.5'"), "activations is 1.5, its architecture has "),
+        (note("id", "'\"0123456789\"'"), "id is 0123456789, its architecture has "),
+        (note("architecture", "'{}'"), "architecture: not an architecture: "),
+        (note("baseline", "'\"mine\"'"), "baseline is mine"),
+        (in_curve('"top1": 20.0', '"top1": 100020.0'), "epoch 2: top1 is 100,020.0"),
+        (in_curve('"top1": 20.0', '"top1": -20.0'), "epoch 2: top1 is -20.0"),
+        (in_curve('"top1": 10.0', '"top1": "high"'), "epoch 1: top1 is high"),
+        (in_curve('"top1": 10.0', '"top5": 10.0'), "epoch 1: there is no top1"),
+        (in_curve('"seconds": 2.0', '"seconds": -2.0'), "epoch 1: seconds is -2.0"),
+        (in_curve('"loss": 1.0', '"loss": NaN'), "epoch 1: loss is nan"),
+        (in_curve('"epoch": 2', '"epoch": 3'), "epoch 2 of its curve is 3"),
+        (in_curve('"top1": 20.0', '"top1": 21.0'), "values are 20.0, .*; .* have 21.0, "),
+        (note("curve", "json_remove(value_json, '$[1]')"), "epochs is 2, its curve has 1"),
+        (f"UPDATE trial_values SET value=99 WHERE {OF_TRIAL_2}", "values are 99.0, 99.0; "),
+        (f"DELETE FROM trial_values WHERE {OF_TRIAL_2}", "values are none; .* have 20.0, "),
+        ("UPDATE trials SET state='FAIL' WHERE number=2", "values are 20.0, .*; .* have none"),
+        ("UPDATE trials SET state='PRUNED' WHERE number=2", "values are 20.0, .* have none"),
+    ],
+)
+def test_what_was_changed_of_a_trial_is_told_and_a_reader_counts_it(
+    open_study, experiment, tmp_path, change, message
+):
+    refused = changed_in_trial_2(open_study, tmp_path, change)
+    assert re.search(f"trial 2 was changed by another program: {message}", refused)
+    found, others, _ = read_records(RunFolder(tmp_path / "r"), experiment)
+    assert [record.number for record in found] == [0, 1, 3] and others == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (f"DELETE FROM trial_params WHERE {OF_TRIAL_2}", "its parameters are no network"),
+        (
+            "UPDATE trial_params SET param_value=(param_value = 0) "
+            f"WHERE param_name='base_width' AND {OF_TRIAL_2}",
+            "its parameters are those of [0-9a-f]{10}, its architecture is [0-9a-f]{10}$",
+        ),
+    ],
+)
+def test_parameters_of_another_network_are_told(open_study, tmp_path, change, message):
+    refused = changed_in_trial_2(open_study, tmp_path, change)
+    assert re.search(f"trial 2 was changed by another program: {message}", refused)
+
+
+def changed_in_trial_2(open_study, tmp_path, change: str) -> str:
+    """Why a study of three complete trials and one that runs is refused after a line of SQL."""
+    study = open_study()
+    for _ in range(3):
+        number = study.ask().number
+        study.report(number, curve(10.0, 20.0))
+        study.tell(number)
+    study.ask()
+    assert open_study().num_finished == 3  # as it is, it is taken
+    with sqlite3.connect(tmp_path / "r" / "study.db") as opened:
+        assert opened.execute(change).rowcount > 0
+    before = list(sqlite3.connect(tmp_path / "r" / "study.db").iterdump())
+    with pytest.raises(SettingsError) as refusal:
+        open_study()
+    assert list(sqlite3.connect(tmp_path / "r" / "study.db").iterdump()) == before
+    told, _, remedy = str(refusal.value).rpartition("; ")
+    assert remedy == "restore it from a copy, or start a run with another --name"
+    return told
+
+
+ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.none())
+
+
+@given(
+    epoch=st.fixed_dictionaries(
+        {"top1": ANYTHING, "seconds": ANYTHING},
+        optional={
+            "epoch": st.integers(0, 2),
+            "loss": ANYTHING,
+            "band_images": ANYTHING,
+            "bands": ANYTHING | st.dictionaries(st.just("high12"), ANYTHING),
+        },
+    )
+)
+def test_what_passes_for_an_epoch_can_be_reported(epoch):
+    """What a report does with one is the referee of what may be in it."""
+    fault = next(epoch_faults(epoch, 1), None)
+    assert fault is None or "\n" not in fault
+    if fault is None:
+        interval = interval_of(epoch["top1"], 500)
+        assert 0 <= interval.low <= epoch["top1"] <= interval.high <= 100
+        assert math.isfinite(epoch["seconds"]) and epoch["seconds"] >= 0
+        assert json.loads(json.dumps(epoch, allow_nan=False)) == epoch
+        for band in (epoch.get("bands") or {}).values():
+            assert band is None or 0 <= interval_of(band, 500).low <= 100
+
+
+@given(top1=st.floats(0, 100), seconds=st.floats(0, 1e9), loss=st.none() | st.floats(-1e9, 1e9))
+def test_what_a_training_may_say_is_an_epoch(top1, seconds, loss):
+    result = EpochResult(1, top1, loss, 1.0, seconds, 10.0, top1, top1, {"high12": top1}, 5, 0.1)
+    assert list(epoch_faults(result.to_dict(), 1, ("top1", "high12"))) == []
+    assert list(epoch_faults(result.to_dict(), 1, ("high24",))) == ["epoch 1: there is no high24"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from gmsearch.space import SearchSpace, format_size
 NUM_DRAWS = 4000
 NUM_SAMPLES = 3
 NUM_BINS = 12
-TRIES = 20  # draws for each network that is wanted, where a space may have fewer
+NUM_MISSES = 5_000  # draws in a row without a new network, after which a space counts as used up
 
 
 @dataclass(frozen=True)
@@ -59,20 +59,21 @@ def survey(space: SearchSpace, budget: int | None = None, *, seed: int = 0) -> S
 
 
 def draw_within(
-    space: SearchSpace, budget: int, count: int, *, seed: int = 0
+    space: SearchSpace, budget: int | None, count: int, *, seed: int = 0
 ) -> list[Architecture]:
     """Up to `count` different networks within a budget, drawn by seed; a draw over the budget is
-    taken into it.
+    taken into it. More networks of one seed are the same and others; there are fewer where
+    NUM_MISSES draws in a row find nothing new. The budget must not lie below the cheapest network.
     """
     rng = np.random.default_rng(seed)
     found: dict[str, Architecture] = {}
-    for _ in range(TRIES * count):
-        drawn = space.draw(rng)
-        if space.cost(drawn.architecture).macs > budget:
-            drawn = space.descend(drawn.picks, budget, rng)
-        found.setdefault(drawn.architecture.id, drawn.architecture)
-        if len(found) == count:
-            break
+    misses = 0
+    while len(found) < count and misses < NUM_MISSES:
+        picks, network = space.draw(rng)
+        if budget is not None and space.cost(network).macs > budget:
+            network = space.descend(picks, budget, rng).architecture
+        misses = misses + 1 if network.id in found else 0
+        found.setdefault(network.id, network)
     return list(found.values())
 
 

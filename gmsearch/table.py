@@ -7,6 +7,8 @@ search methods needs. It is one Parquet file that holds its settings, with a row
 """
 
 import io
+import math
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,20 +18,30 @@ import numpy as np
 import pandas as pd
 
 from gmsearch.cost import Cost
+from gmsearch.designs import LARGEST_ENUMERATION
 from gmsearch.errors import SettingsError, TrainingError
-from gmsearch.experiment import Tabulation
+from gmsearch.experiment import COSTS, Tabulation
 from gmsearch.files import as_word, replacing
 from gmsearch.jobs import Writer
 from gmsearch.record import EpochDict, TrialRecord
 from gmsearch.run import RunFolder
 from gmsearch.session import Ending, open_session
 from gmsearch.space import SearchSpace, counted, format_size
+from gmsearch.survey import NUM_MISSES, draw_within
 from gmsearch.trainings import Plan, Training
 
 EPOCH = ("epoch", "top1", "train_loss", "loss", "seconds")  # what the table keeps of an epoch
 ABOUT = "gmsearch_table"  # where the file has the settings
+ORDER = ["id", "seed", "epoch"]  # of the rows
+_MOST = sys.float_info.max  # finite
+LIMITS = {  # what a figure may be; a loss is none where it is not finite for some image
+    "top1": (0.0, 100.0),
+    "seconds": (0.0, _MOST),
+    "train_loss": (-_MOST, _MOST),
+    "loss": (-_MOST, _MOST),
+}
+MOST_TOLD = 12  # epochs, of a training that has others
 WHERE = ("cache", "address", "checkpoints")  # settings of the machine that made it
-NUM_MISSES = 5_000  # draws without a new network, after which a space counts as used up
 
 
 @dataclass(frozen=True)
@@ -61,15 +73,17 @@ def build_table(tabulation: Tabulation, folder: RunFolder) -> Ending:
     space = tabulation.search_space(folder.experiment_file)
     if tabulation.budget is not None:
         space.check_budget(tabulation.budget)
+    planned = list(plan(tabulation, space))
+    costs = {each.network.id: _cost(space, each) for each in planned}
     with open_session(tabulation, folder) as session:
-        planned = list(plan(tabulation, space))
-        costs = {each.network.id: _cost(space, each) for each in planned}
         jobs = Plan(folder, planned, costs, tabulation.recipe.num_epochs)
         session.say(
             f"{tabulation.name}: {counted(len(costs), 'network')}, "
             f"{counted(len(planned), 'training')}, "
             f"{tabulation.fidelity_in_words()} each"
         )
+        if len(costs) < tabulation.networks_wanted:
+            session.say(_fewer_in_words(tabulation, space, len(costs)))
         if jobs.records:
             session.say(
                 f"going on with {folder.path}: "
@@ -95,28 +109,22 @@ def plan(tabulation: Tabulation, space: SearchSpace) -> Iterator[Training]:
     """The trainings of a table; those of several seeds come first, so that a table that is cut
     short knows its noise.
     """
-    for number, training in enumerate(_drawn(tabulation, space)):
-        if number == tabulation.networks_wanted:
-            return
+    wanted = tabulation.networks_wanted
+    drawn = draw_within(space, tabulation.budget, wanted, seed=tabulation.seed)
+    for number, network in enumerate(drawn):
         seeds = tabulation.seeds if number < tabulation.repeated else 1
         for more in range(seeds):
-            yield training._replace(seed=tabulation.seed + more)
+            yield Training("", network, tabulation.seed + more)
 
 
-def _drawn(tabulation: Tabulation, space: SearchSpace) -> Iterator[Training]:
-    """Different networks within the budget, in an order that the seed alone decides."""
-    rng = np.random.default_rng(tabulation.seed)
-    seen: set[str] = set()
-    misses = 0
-    while misses < NUM_MISSES:
-        network = space.draw(rng).architecture
-        within = tabulation.budget is None or space.cost(network).macs <= tabulation.budget
-        if not within or network.id in seen:
-            misses += 1
-            continue
-        misses = 0
-        seen.add(network.id)
-        yield Training("", network, tabulation.seed)
+def _fewer_in_words(tabulation: Tabulation, space: SearchSpace, found: int) -> str:
+    """That there are fewer networks than were asked for, and how well that is known."""
+    asked = f"of {counted(tabulation.networks_wanted, 'network')} asked for there are {found:,}: "
+    if found == space.num_networks:
+        return f"{asked}the space has no more"
+    budget = tabulation.budget
+    within = "" if budget is None else f" within {format_size(budget)} MACs"
+    return f"{asked}{NUM_MISSES:,} more draws found no other{within}"
 
 
 def _cost(space: SearchSpace, training: Training) -> Cost:
@@ -145,7 +153,8 @@ def tabulate(tabulation: Tabulation, records: Sequence[TrialRecord]) -> TrialTab
         for record in records
         for epoch in record.curve
     ]
-    return TrialTable(tabulation, pd.DataFrame(rows))
+    frame = pd.DataFrame(rows).astype(dict.fromkeys(LIMITS, float))  # a loss may be None
+    return TrialTable(tabulation, frame.sort_values(ORDER, ignore_index=True))
 
 
 def write_table(path: Path, table: TrialTable) -> None:
@@ -161,18 +170,80 @@ def write_table(path: Path, table: TrialTable) -> None:
 
 
 def read_table(path: Path) -> TrialTable:
-    """Reads a table. Raises SettingsError for a file that is none."""
+    """Reads a table; its rows come back in the order of id, seed and epoch, however they lie.
+
+    Raises SettingsError for a file that is none, and for rows that no training wrote.
+    """
     try:
         frame = pd.read_parquet(path)
         tabulation = Tabulation(**frame.attrs[ABOUT])
-        missing = {"id", "seed", "macs", *EPOCH} - set(frame.columns)
+        space = tabulation.search_space(path)
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such table; `gmsearch table build` makes one") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SettingsError(f"{path}: not a table of gmsearch: {error}") from None
+        said = " ".join(str(error).split())
+        raise SettingsError(f"{path}: not a table of gmsearch: {said}") from None
+    missing = {"id", "seed", *COSTS, *EPOCH} - set(frame.columns)
     if missing:
         raise SettingsError(f"{path}: not a table of gmsearch: no {', '.join(sorted(missing))}")
-    return TrialTable(tabulation, frame)
+    fault = next(_faults(frame, tabulation, space), None)
+    if fault is not None:
+        raise SettingsError(
+            f"{path}: {fault}; restore the table from a copy, or build it again with "
+            "`gmsearch table build`"
+        )
+    return TrialTable(tabulation, frame.sort_values(ORDER, ignore_index=True))
+
+
+def _faults(frame: pd.DataFrame, tabulation: Tabulation, space: SearchSpace) -> Iterator[str]:
+    """In what the rows are not those of whole trainings; each holds only where those before do
+    not.
+    """
+    if frame.empty:
+        yield "it has no rows"
+    if not all(isinstance(name, str) for name in frame["id"]):
+        yield "id is not text in every row"
+    for names, kinds, words in (
+        (("seed", *COSTS, "epoch"), "iu", "whole numbers"),
+        (tuple(LIMITS), "iuf", "numbers"),
+    ):
+        for name in names:
+            kind = frame[name].dtype
+            if not isinstance(kind, np.dtype) or kind.kind not in kinds:
+                yield f"{name} is {kind}, not {words}"
+    for name, (low, high) in LIMITS.items():
+        values = frame[name]
+        wrong = frame[~(values.between(low, high) | (values.isna() & (name == "loss")))]
+        if len(wrong):
+            row = wrong.iloc[0]
+            yield f"{name} is {row[name]:g} in epoch {row.epoch} of {row.id} with seed {row.seed}"
+    whole = range(1, tabulation.recipe.num_epochs + 1)
+    for (name, seed), epochs in frame.groupby(["id", "seed"])["epoch"]:
+        if sorted(epochs) != list(whole):
+            told = ", ".join(map(str, sorted(epochs)[:MOST_TOLD]))
+            yield f"{name} with seed {seed} has the epochs {told}, not 1 to {whole[-1]} once each"
+    yield from _faults_of_networks(frame, space)
+
+
+def _faults_of_networks(frame: pd.DataFrame, space: SearchSpace) -> Iterator[str]:
+    """What disagrees with the networks, of which a table has the ids: where the space is small
+    enough to list, each of them is known.
+    """
+    costs = frame[["id", *COSTS]].drop_duplicates()
+    twice = costs[costs["id"].duplicated()]
+    if len(twice):
+        yield f"{twice.iloc[0].id} has more than one cost"
+    if math.prod(len(choice.options) for choice in space.choices) > LARGEST_ENUMERATION:
+        return
+    known = {each.architecture.id: space.cost(each.architecture) for each in space.candidates()}
+    for row in costs.itertuples():
+        if row.id not in known:
+            yield f"{row.id} is no network of its space '{space.name}'"
+            return
+        for name in COSTS:
+            told, true = getattr(row, name), getattr(known[row.id], name)
+            if told != true:
+                yield f"{name} of {row.id} is {told:,}, the network has {true:,}"
 
 
 def in_words(table: TrialTable) -> str:

@@ -3,18 +3,34 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from made_runs import SPACE
+import yaml
+from made_runs import SPACE, curve
 from scipy.stats import kendalltau
 
+from gmsearch.cli import main
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Tabulation, make_settings
+from gmsearch.record import TrialRecord
 from gmsearch.space_file import read_space, read_space_data
-from gmsearch.table import EPOCH, TrialTable, in_words, noise, plan, read_table, write_table
+from gmsearch.table import (
+    EPOCH,
+    TrialTable,
+    in_words,
+    noise,
+    plan,
+    read_table,
+    tabulate,
+    write_table,
+)
 
+GATED = SPACE.parent / "gated.yaml"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "search"
+NUM_EPOCHS = 4
 PATIENCE = 600  # seconds, on a busy machine
 
 
@@ -45,6 +61,23 @@ def table() -> TrialTable:
             for name, those in seeds.items()
         }
     )
+
+
+@pytest.fixture
+def trained() -> TrialTable:
+    """Of networks of the space, as trainings leave it; some have two seeds."""
+    space = read_space(SPACE)
+    settings = tabulation(repeated=2, seeds=2, recipe={"num_epochs": NUM_EPOCHS})
+    rng = np.random.default_rng(3)
+    records = []
+    for number, (_, network, seed) in enumerate(plan(settings, space)):
+        macs, params, activations, _ = space.cost(network)
+        epochs = curve(*rng.uniform(10, 60, NUM_EPOCHS).round(1).tolist())
+        epochs[0]["loss"] = None  # of a network that answers nothing yet
+        costs = {"macs": macs, "params": params, "activations": activations}
+        told = {"id": network.id, "state": "complete", "network": network, "seed": seed}
+        records.append(TrialRecord(number=number, curve=epochs, **told, **costs))
+    return tabulate(settings, records)
 
 
 # Figures
@@ -102,23 +135,118 @@ def test_more_networks_are_the_same_and_others_and_all_fit_the_budget():
     assert all(space.cost(network).macs <= budget for network in networks)
 
 
-def test_a_space_that_is_used_up_is_planned_once():
+@pytest.mark.parametrize("budget", [8_400_000, None])
+def test_a_space_that_is_used_up_is_planned_once(budget):
+    """Listing all of the space is the referee."""
     space = read_space(SPACE)
-    ids = [t.network.id for t in plan(tabulation(networks_wanted=10**6, budget=8_400_000), space)]
-    assert 20 < len(ids) == len(set(ids)) < 120
+    ids = [t.network.id for t in plan(tabulation(networks_wanted=10**6, budget=budget), space)]
+    all_of_it = {
+        each.architecture.id
+        for each in space.candidates()
+        if budget is None or space.cost(each.architecture).macs <= budget
+    }
+    assert len(ids) == len(set(ids)) and set(ids) == all_of_it
+
+
+def test_few_networks_of_a_space_may_fit_and_are_found_all_the_same():
+    """Of 4,000 draws from the gated space none has 35M MACs."""
+    space = read_space(GATED)
+    settings = tabulation(space=read_space_data(GATED), networks_wanted=20, budget=35_000_000)
+    networks = {training.network.id: training.network for training in plan(settings, space)}
+    assert len(networks) == 20
+    assert all(space.cost(network).macs <= 35_000_000 for network in networks.values())
 
 
 # The file
 
 
-def test_a_table_is_read_as_it_was_written(tmp_path, table):
+def test_a_table_is_read_as_it_was_written(tmp_path, trained):
     file = tmp_path / "table.parquet"
-    write_table(file, table)
+    write_table(file, trained)
     found = read_table(file)
-    pd.testing.assert_frame_equal(found.frame, table.frame)
-    assert (found.tabulation, found.curves) == (table.tabulation, table.curves)
+    pd.testing.assert_frame_equal(found.frame, trained.frame)
+    assert found.tabulation == trained.tabulation
     assert found.space.choices == read_space(SPACE).choices
-    assert list(found.curves["bb"][8][0]) == list(EPOCH)
+    several = [by_seed for by_seed in found.curves.values() if len(by_seed) == 2]
+    assert len(found.curves) == 6 and len(several) == 2
+    assert list(several[0][8][0]) == list(EPOCH)
+
+
+def test_a_table_without_any_finite_loss_is_one(tmp_path, trained):
+    nowhere = trained.frame.assign(loss=np.nan)
+    write_table(tmp_path / "table.parquet", TrialTable(trained.tabulation, nowhere))
+    assert read_table(tmp_path / "table.parquet").frame["loss"].isna().all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_in_any_order_are_the_same_table(tmp_path, trained, seed):
+    mixed = trained.frame.sample(frac=1, random_state=seed)
+    assert mixed["epoch"].tolist() != trained.frame["epoch"].tolist()
+    write_table(tmp_path / "table.parquet", TrialTable(trained.tabulation, mixed))
+    found = read_table(tmp_path / "table.parquet")
+    pd.testing.assert_frame_equal(found.frame, trained.frame)
+    for by_seed in found.curves.values():
+        for epochs in by_seed.values():
+            assert [epoch["epoch"] for epoch in epochs] == [*range(1, NUM_EPOCHS + 1)]
+
+
+def test_the_table_that_ships_is_one():
+    assert read_table(BENCHMARKS / "grid.parquet").frame["id"].nunique() == 220
+
+
+def in_row_5(frame: pd.DataFrame, **values) -> pd.DataFrame:
+    changed = frame.copy()
+    for name, value in values.items():
+        changed.loc[5, name] = value
+    return changed
+
+
+def other_id(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.replace({"id": {frame["id"][0]: "0123456789"}})
+
+
+WRONG = [
+    (lambda f: f[:0], "it has no rows"),
+    (lambda f: f[f["epoch"] < 4], "[0-9a-f]{10} with seed 7 has the epochs 1, 2, 3, not 1 to 4"),
+    (lambda f: pd.concat([f, f]), "with seed 7 has the epochs 1, 1, 2, 2, 3, 3, 4, 4, not 1 to 4"),
+    (lambda f: f.drop(index=5), "with seed . has the epochs 1, 3, 4, not 1 to 4"),
+    (lambda f: in_row_5(f, epoch=9), "with seed . has the epochs 1, 3, 4, 9, not 1 to 4"),
+    (lambda f: in_row_5(f, top1=np.nan), "top1 is nan in epoch 2 of [0-9a-f]{10} with seed"),
+    (lambda f: in_row_5(f, top1=np.inf), "top1 is inf in epoch 2 of"),
+    (lambda f: in_row_5(f, top1=100.5), "top1 is 100.5 in epoch 2 of"),
+    (lambda f: in_row_5(f, top1=-1.0), "top1 is -1 in epoch 2 of"),
+    (lambda f: in_row_5(f, seconds=-1.0), "seconds is -1 in epoch 2 of"),
+    (lambda f: in_row_5(f, train_loss=np.nan), "train_loss is nan in epoch 2 of"),
+    (lambda f: in_row_5(f, loss=np.inf), "loss is inf in epoch 2 of"),
+    (lambda f: f.astype({"top1": str}), "top1 is (str|object), not numbers"),
+    (lambda f: f.astype({"top1": bool}), "top1 is bool, not numbers"),
+    (lambda f: f.astype({"seed": "Int64"}), "seed is Int64, not whole numbers"),
+    (lambda f: f.astype({"epoch": float}), "epoch is float64, not whole numbers"),
+    (lambda f: f.assign(id=range(len(f))), "id is not text in every row"),
+    (lambda f: in_row_5(f, macs=7), "[0-9a-f]{10} has more than one cost"),
+    (lambda f: f.assign(macs=f["macs"] + 1), "macs of [0-9a-f]{10} is [0-9,]+, the network has"),
+    (other_id, "0123456789 is no network of its space 'tiny'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG)
+def test_rows_that_no_training_wrote_are_told_in_a_line(tmp_path, trained, change, message):
+    file = tmp_path / "x.parquet"
+    write_table(file, TrialTable(trained.tabulation, change(trained.frame)))
+    with pytest.raises(SettingsError) as caught:
+        read_table(file)
+    remedy = "; restore the table from a copy, or build it again with `gmsearch table build`"
+    said = str(caught.value)
+    assert re.fullmatch(f"{re.escape(str(file))}: .*{message}.*{remedy}", said), said
+
+
+def test_a_comparison_refuses_a_table_of_other_networks(tmp_path, trained):
+    file = tmp_path / "x.parquet"
+    write_table(file, TrialTable(trained.tabulation, other_id(trained.frame)))
+    line = [sys.executable, str(BENCHMARKS / "compare.py"), "--table", str(file), "--seeds", "1"]
+    done = subprocess.run([*line, "--folder", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert re.fullmatch(r".*: 0123456789 is no network of .*\n", done.stderr)
 
 
 def foreign(file):
@@ -151,6 +279,29 @@ def test_a_file_that_is_no_table_is_told_in_a_line(tmp_path, write, message):
 
 
 # The whole
+
+
+def test_a_budget_that_no_network_fits_is_refused_before_anything_is_written(tmp_path, capsys):
+    line = ["table", "build", "--space", str(GATED), "--budget", "20M", "--name", "t"]
+    assert main([*line, "--runs-dir", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "budget 20M is below the smallest network of space 'gated'" in said.err
+    assert said.out == "" and not list(tmp_path.iterdir())
+
+
+def test_fewer_networks_than_were_asked_for_are_told_and_are_all(tmp_path):
+    few = tmp_path / "few.yaml"
+    tiny = read_space_data(SPACE)
+    axes = {name: options[:1] for name, options in tiny["per_network"].items()}
+    axes["base_width"], axes["placement"] = tiny["per_network"]["base_width"][:2], ["expand"]
+    few.write_text(yaml.safe_dump({**tiny, "name": "few", "per_network": axes, "per_stage": {}}))
+    line = [sys.executable, "-m", "gmsearch", "table", "build", "--space", str(few)]
+    line += ["--epochs", "1", "--networks", "5", "--runs-dir", str(tmp_path), "--name", "t"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    assert "of 5 networks asked for there are 2: the space has no more\n" in done.stdout
+    assert "next:" not in done.stdout  # it is finished
+    assert len(read_table(tmp_path / "t" / "table.parquet").curves) == 2
 
 
 def test_a_table_is_trained_and_goes_on_with_more_networks_and_seeds(tmp_path):

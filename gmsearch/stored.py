@@ -290,11 +290,13 @@ def epoch_faults(epoch: Any, number: int, accuracies: Iterable[str] = ()) -> Ite
         yield f"epoch {number}: bands is {_told(bands)}"
         return
     wanted = {"top1", "seconds", *accuracies}
-    for name, (low, high) in (_OF_AN_EPOCH | dict.fromkeys(bands, _SHARE)).items():
+    limits = _OF_AN_EPOCH | dict.fromkeys(bands, _SHARE) if bands else _OF_AN_EPOCH
+    for name, (low, high) in limits.items():
         value = bands[name] if name in bands else epoch.get(name)
         if value is not None and not (type(value) in (int, float) and low <= value <= high):
             yield f"epoch {number}: {name} is {_told(value)}"
-        wanted -= {name} if value is not None else set()
+        if value is not None:
+            wanted.discard(name)
     for name in sorted(wanted):
         yield f"epoch {number}: there is no {name}"
 

@@ -77,7 +77,10 @@ def run_note(experiment: Experiment, records: list[TrialRecord], num_foreign: in
         "This page only reads: the search alone writes its study.",
     ]
     if num_foreign:
-        lines.append(f"{num_foreign} trials in the study are not the search's, or were cut off.")
+        lines.append(
+            f"{num_foreign} trials in the study are not the search's, were changed, "
+            "or were cut off."
+        )
     return "\n\n".join(lines) + "\n"
 
 

@@ -157,7 +157,9 @@ def test_the_account_does_not_say_who_wrote_what_the_search_does_not_know(tmp_pa
     run = make_run(tmp_path / "r", "c")
     optuna.load_study(study_name="r", storage=f"sqlite:///{run / 'study.db'}").ask()  # cut off
     told = dict(account_rows(account_of(read_history(run))))
-    assert told["trials in the study that are not the search's, or were cut off"] == "1"
+    assert (
+        told["trials in the study that are not the search's, were changed, or were cut off"] == "1"
+    )
 
 
 def test_the_sentence_at_the_top_counts_baselines_apart(run, tmp_path):

@@ -75,7 +75,7 @@ def account_rows(account: Account) -> list[Row]:
     if account.foreign:
         rows.append(
             (
-                "trials in the study that are not the search's, or were cut off",
+                "trials in the study that are not the search's, were changed, or were cut off",
                 f"{account.foreign:,}",
             )
         )

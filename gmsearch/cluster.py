@@ -9,6 +9,8 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
@@ -26,6 +28,11 @@ from ray._private import ray_constants, services  # noqa: E402
 
 from gmsearch.errors import SettingsError  # noqa: E402
 from gmsearch.experiment import Settings  # noqa: E402
+
+# A signal to the driver's process group, as from a terminal or `timeout`, is for the driver alone,
+# which ends Ray when all is written. Where the driver is killed the kernel still kills Ray.
+_starting: Any = services
+_starting.ConsolePopen = partial(services.ConsolePopen, process_group=0)
 
 WORKER_MEMORY = 1.2e9  # bytes of a worker with torch and timm, beside its share of the data
 

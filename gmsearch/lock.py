@@ -31,7 +31,8 @@ def locked(file: Path, subject: Path) -> Iterator[None]:
 
     Raises SettingsError that names the process and host that hold it.
     """
-    with file.open("a+") as opened:
+    file.touch()
+    with file.open("r+") as opened:
         seen = _lock(opened, subject)
         _wait_for_silence(file, subject, seen)
         holder = _Holder(file, opened, subject)
@@ -96,13 +97,14 @@ class _Holder(threading.Thread):
         self._over = threading.Event()
 
     def write(self) -> None:
-        """Says who holds the file, differently each time."""
+        """Says who holds the file, differently each time. What was there is written over, so that
+        no reader finds the file empty, as it is where nobody holds it.
+        """
         self._beats += 1
         self._told = f"{os.getpid()} {socket.gethostname()} {self._beats}"
         self._opened.seek(0)
-        self._opened.truncate()
         self._opened.write(self._told)
-        self._opened.flush()
+        self._opened.truncate()
         os.fsync(self._opened.fileno())
 
     def run(self) -> None:

@@ -360,6 +360,22 @@ def test_a_driver_on_another_host_is_known_by_its_pulse(tmp_path, monkeypatch):
         assert file.read_text().split()[0] == str(os.getpid())
 
 
+def test_a_file_that_is_held_is_never_empty(tmp_path, monkeypatch):
+    """Not even between two pulses, to one who reads it at any time."""
+    monkeypatch.setattr(lock, "BEAT", 1e-4)
+    program = """
+import sys
+from pathlib import Path
+seen = [Path(sys.argv[1]).read_text() for _ in range(20_000)]
+print(seen.count(""), len(set(seen)))
+"""
+    with RunFolder(tmp_path).locked():
+        file = str(tmp_path / ".lock")
+        told = subprocess.check_output([sys.executable, "-c", program, file], text=True)
+    empty, different = map(int, told.split())
+    assert empty == 0 and different > 10
+
+
 def test_a_driver_that_slept_stops_where_another_host_took_its_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lock, "BEAT", 0.1)
     with pytest.raises(KeyboardInterrupt), RunFolder(tmp_path).locked():

@@ -35,7 +35,10 @@ def run_search(experiment: Experiment, folder: RunFolder) -> Ending:
             return _search(session, space)
         except STORAGE_ERRORS as error:
             place = place_of(folder, experiment.storage)
-            raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None
+            raise SettingsError(
+                f"{place}: cannot be used: {first_line(error)}; "
+                "`gmsearch resume` goes on when it can"
+            ) from None
 
 
 def as_begun(experiment: Experiment, folder: RunFolder) -> Experiment:

@@ -115,9 +115,7 @@ def open_to_write(folder: RunFolder, storage: str | None) -> BaseStorage:
             return JournalStorage(JournalFileBackend(str(file)))
         return RDBStorage(storage, engine_kwargs=_engine(storage))
     except READ_ERRORS as error:
-        raise SettingsError(
-            f"{place_of(folder, storage)}: cannot be used: {first_line(error)}"
-        ) from None
+        raise unusable(place_of(folder, storage), error) from None
 
 
 def open_to_read(folder: RunFolder, storage: str | None) -> BaseStorage:
@@ -129,7 +127,7 @@ def open_to_read(folder: RunFolder, storage: str | None) -> BaseStorage:
     try:
         return RDBStorage(_url_to_read(folder), skip_table_creation=True)
     except READ_ERRORS as error:
-        raise SettingsError(f"{folder.study_file}: cannot be read: {first_line(error)}") from None
+        raise unreadable(str(folder.study_file), error) from None
 
 
 def open_storage(storage: str) -> BaseStorage:
@@ -156,6 +154,19 @@ def open_storage(storage: str) -> BaseStorage:
             f"{said}: cannot be read: {first_line(error)}; "
             "give a URL such as sqlite:///PATH/study.db, or a journal file"
         ) from None
+
+
+def unusable(place: str, error: Exception) -> SettingsError:
+    """A storage that is not there, that refuses, or that has what Optuna cannot read."""
+    return SettingsError(
+        f"{place}: cannot be used: {first_line(error)}; see that it is there and may be written, "
+        "restore it from a copy, or give another --storage"
+    )
+
+
+def unreadable(place: str, error: Exception) -> SettingsError:
+    """A storage that is to be read alone."""
+    return SettingsError(f"{place}: cannot be read: {first_line(error)}; restore it from a copy")
 
 
 def first_line(error: Exception) -> str:

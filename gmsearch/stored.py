@@ -17,10 +17,10 @@ from gmsearch.space import SearchSpace
 from gmsearch.storage import (
     READ_ERRORS,
     ReadTrial,
-    first_line,
     open_to_read,
     place_of,
     read_trials,
+    unreadable,
 )
 
 SETTINGS = "settings"  # the attribute of a study with the digest of its run's
@@ -77,7 +77,7 @@ class StudyReader:
                 f"{self._place}: no study {experiment.name!r} in it; it is another run's"
             ) from None
         except READ_ERRORS as error:
-            raise self._unreadable(error) from None
+            raise unreadable(self._place, error) from None
         check_owner(attributes, experiment, self._place)
 
     def read(self) -> Stored:
@@ -86,7 +86,7 @@ class StudyReader:
             try:
                 trials = read_trials(self.storage, self.study_id, self._ended)
             except (*READ_ERRORS, LookupError) as error:  # such as a state that is none
-                raise self._unreadable(error) from None
+                raise unreadable(self._place, error) from None
             told = self._folder, self._experiment, self._space
             new = {trial.number: record_of(trial, *told) for trial in trials}
         for trial in trials:
@@ -107,11 +107,8 @@ class StudyReader:
         try:
             trials = self.storage.get_all_trials(self.study_id, deepcopy=False)
         except (*READ_ERRORS, LookupError) as error:
-            raise self._unreadable(error) from None
+            raise unreadable(self._place, error) from None
         check_trials(trials, self._folder, self._experiment, self._space, self._place)
-
-    def _unreadable(self, error: Exception) -> SettingsError:
-        return SettingsError(f"{self._place}: cannot be read: {first_line(error)}")
 
 
 def owner_of(experiment: Experiment) -> str:

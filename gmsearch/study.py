@@ -24,7 +24,7 @@ from gmsearch.sampler import BudgetSampler, StrategySampler
 from gmsearch.space import SearchSpace
 from gmsearch.spending import epochs_left
 from gmsearch.stopping import ByGain, Halving, Stopping, rungs_of
-from gmsearch.storage import READ_ERRORS, first_line, open_to_write, place_of
+from gmsearch.storage import READ_ERRORS, open_to_write, place_of, unusable
 from gmsearch.stored import SETTINGS, check_owner, check_trials, owner_of, record_of
 from gmsearch.strategy import Strategy, Worth
 
@@ -293,7 +293,7 @@ class SearchStudy:
             study.set_user_attr(SETTINGS, owner_of(self._experiment))
             return study
         except READ_ERRORS as error:
-            raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None
+            raise unusable(place, error) from None
 
     def _check_stored(self) -> None:
         """Raises SettingsError for a trial of ours that is not as a search leaves it."""
@@ -301,7 +301,7 @@ class SearchStudy:
         try:
             stored = self._study.get_trials(deepcopy=False)
         except (*READ_ERRORS, LookupError) as error:  # what Optuna cannot read has many forms
-            raise SettingsError(f"{place}: cannot be used: {first_line(error)}") from None
+            raise unusable(place, error) from None
         check_trials(stored, self._folder, self._experiment, self._space, place)
 
     def _note_curve(self, record: TrialRecord) -> None:

@@ -25,6 +25,7 @@ from gmsearch.strategy import Strategy, Worth
 NUM_PROPOSALS = 8  # of the inner sampler, before a random draw
 NUM_DRAWS = 50  # for a design that is new, before others are looked for one by one
 TAKEN = "gmsearch:picks"  # of a trial: what it is about to have as parameters
+NUM_STARTUP = 10  # random ones, before a model of Optuna's
 POPULATION = 50  # the last trainings, among which evolution looks for parents
 TOURNAMENT = 10  # of these, drawn for each parent
 
@@ -199,7 +200,9 @@ class EvolutionSampler(WholeSampler):
 
 
 class InItsView(BaseSampler):
-    """A sampler of Optuna's in a study of its own, which has the trials that it is `told` of."""
+    """A sampler of Optuna's in a study of its own, which has the trials that it is `told` of. Until
+    NUM_STARTUP of these are complete it proposes nothing: its own random ones know no budget.
+    """
 
     def __init__(
         self, inner: BaseSampler, told: Callable[[Sequence[FrozenTrial]], list[FrozenTrial]]
@@ -216,8 +219,11 @@ class InItsView(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         trials = [t for t in study.get_trials(deepcopy=False) if set(t.params) == set(search_space)]
+        told = self._told(trials)
+        if sum(trial.state == TrialState.COMPLETE for trial in told) < NUM_STARTUP:
+            return {}
         view = create_study(directions=study.directions, sampler=self._inner)
-        view.add_trials(self._told(trials))
+        view.add_trials(told)
         return view.ask(search_space).params
 
     def sample_independent(
@@ -229,7 +235,7 @@ class InItsView(BaseSampler):
 def _gp(designs: Designs, seed: int) -> BaseSampler:
     """Optuna's GP takes no trials that have other parameters, as the baselines have none."""
     states = (TrialState.COMPLETE, TrialState.RUNNING)
-    inner = GPSampler(seed=seed, n_startup_trials=10)
+    inner = GPSampler(seed=seed, n_startup_trials=NUM_STARTUP)
     return InItsView(inner, lambda trials: [trial for trial in trials if trial.state in states])
 
 

@@ -372,3 +372,16 @@ def test_costs_are_needed_and_features_are_not():
     study = plain_study(GatedSampler(space, lambda p: Known(str(p), (0.5,), ()), seed=0))
     study.optimize(objective, n_trials=12)
     assert max(trial.values[0] for trial in study.trials) >= 22  # of 24
+
+
+@pytest.mark.parametrize("name", ["gp", "tpe", "nsga2", "evolution"])
+def test_a_peer_begins_as_random_search_does(name):
+    """Before it has learned anything, no peer may be held back by draws of its own."""
+    space = read_space(SPACES / "gated.yaml")
+
+    def first(which: str) -> list[str]:
+        sampler = sampler_of(which, space, 300_000_000, seed=3)
+        study = plain_study(sampler)
+        return [propose(study, sampler, space)[1].id for _ in range(6)]
+
+    assert first(name) == first("random")

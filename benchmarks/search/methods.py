@@ -23,7 +23,7 @@ from gmsearch.experiment import Experiment, make_settings
 from gmsearch.jobs import Jobs
 from gmsearch.recipe import Recipe
 from gmsearch.run import RunFolder
-from gmsearch.sampler import InItsView
+from gmsearch.sampler import NUM_STARTUP, InItsView
 from gmsearch.strategy import Strategy
 from gmsearch.study import SearchStudy
 
@@ -97,7 +97,8 @@ def _as_ray_tells(designs: Designs, seed: int) -> BaseSampler:
     def told(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         return [_as_complete(t) if t.state == TrialState.PRUNED else t for t in trials]
 
-    return InItsView(TPESampler(seed=seed, multivariate=True), told)
+    inner = TPESampler(seed=seed, multivariate=True, n_startup_trials=NUM_STARTUP)
+    return InItsView(inner, told)
 
 
 def _as_complete(trial: FrozenTrial) -> FrozenTrial:

@@ -117,7 +117,8 @@ class GatedSampler(StrategySampler):
     ) -> dict[str, Any]:
         if study.directions[0] != StudyDirection.MAXIMIZE:
             raise ValueError("the first direction of the study must be to maximize")
-        fixed = trial.system_attrs.get("fixed_params", {})  # of a trial that was enqueued
+        enqueued = trial.system_attrs.get("fixed_params", {})
+        fixed = {name: option for name, option in enqueued.items() if name in self._space}
         with self._lock:
             self._take_in(study, trial.number)
             while True:
@@ -126,9 +127,9 @@ class GatedSampler(StrategySampler):
                 if design is None:  # what was enqueued is not allowed: the user's own affair
                     return picks
                 study._storage.set_trial_system_attr(trial._trial_id, TAKEN, picks)
-                taken = self._take_in(study, trial.number)
-                self._strategy.observe(design, [], "running")
-                if design.known.id not in taken or fixed:
+                is_taken = design.known.id in self._take_in(study, trial.number)
+                self._observe(design, [], "running")
+                if not is_taken or fixed:
                     return picks
 
     def _take_in(self, study: Study, own: int) -> set[str]:
@@ -147,8 +148,14 @@ class GatedSampler(StrategySampler):
                 tops = other.values[:1] if other.state == TrialState.COMPLETE else []
                 is_known = all(map(math.isfinite, tops))
                 state = _STATES.get(other.state, "failed") if is_known else "failed"
-                self._strategy.observe(design, tops if is_known else [], state)
+                self._observe(design, tops if is_known else [], state)
         return taken
+
+    def _observe(self, design: Design, tops: Sequence[float], state: str) -> None:
+        """Takes in what became of a design; a result stays while it is tried again."""
+        before = self._strategy.known.get(design.known.id)
+        if before is None or state == "complete" or before.state != "complete":
+            self._strategy.observe(design, tops, state)
 
 
 def _checked(describe: Callable[[Picks], Known | None], picks: Picks) -> Known | None:

@@ -348,6 +348,19 @@ def test_what_was_enqueued_in_part_is_taken_as_it_will_be():
     assert set(sampler._strategy.known) == {str(trial.params) for trial in study.trials}
 
 
+def test_what_is_known_stays_while_the_same_is_trained_again():
+    space, describe, objective = sums(3, 4, 12)
+    sampler = GatedSampler(space, describe, seed=0)
+    study = plain_study(sampler)
+    for _ in range(2):
+        study.enqueue_trial({"n0": 2, "n1": 3, "n2": 4, "beside": 1})
+    study.optimize(objective, n_trials=1)
+    again, other = study.ask(space), study.ask(space)
+    assert again.params == study.trials[0].params
+    assert sampler._strategy.known[str(again.params)].tops == (study.trials[0].values[0],)
+    assert sampler._strategy.known[str(other.params)].state == "running"
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf])
 def test_an_infinite_value_counts_as_the_worst(value):
     space, describe, objective = sums(3, 4, 12)

@@ -116,9 +116,10 @@ class Session(Generic[Run]):
             evaluation=evaluation,
             idle=driver.idle.seconds,
         )
-        self.folder.note_session({"wall_time": wall_time.to_dict()})
+        noted = wall_time.to_dict()
+        self.folder.note_session({"wall_time": noted})
         return Account(
-            wall_time,
+            WallTime.from_dict(noted) or wall_time,  # what a report will say, to the last digit
             device_hours=meter.hours,
             device="GPU" if resources.gpus else "worker",
             spent_limit=limit if meter.is_spent else None,

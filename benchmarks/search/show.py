@@ -201,7 +201,8 @@ def draw(searches: Searches, bench: str, file: Path) -> None:
             title="median, 95 % interval (seeds)",
         )
     axes[0].set_ylabel("hypervolume, points of top1")
-    at_mark = [_curves(r, np.array([10.0])) for r in searches.values()]
+    drawn = [results for (_, many), results in searches.items() if many == WORKERS]
+    at_mark = [_curves(results, np.array([10.0])) for results in drawn]
     axes[0].set_ylim(bottom=float(np.nanmin([np.nanmedian(a) for a in at_mark])) - 2)
     write_png(figure, file)
 

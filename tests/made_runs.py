@@ -26,7 +26,9 @@ def curve(*top1: float) -> list[dict]:
 def make_run(
     path: Path, top1s: list[float], *, num_minival: int = 500, **settings
 ) -> tuple[RunFolder, SearchStudy]:
-    """A run with a complete trial of two epochs for each top1, and its open study."""
+    """A run with a complete trial of two epochs, or of one where there is one, for each top1, and
+    its open study.
+    """
     said = {
         "name": path.name,
         "space": read_space_data(SPACE),
@@ -40,7 +42,7 @@ def make_run(
     study = SearchStudy(folder, experiment, experiment.search_space(folder.path))
     for top1 in top1s:
         number = study.ask().number
-        study.report(number, curve(top1 / 2, top1))
+        study.report(number, curve(*(top1 / 2, top1)[-experiment.recipe.num_epochs :]))
         study.tell(number)
     return folder, study
 

@@ -19,6 +19,9 @@ LAYER_SCALE = 1e-6
 class ConvBN(nn.Sequential):
     """A convolution that keeps the size (or halves it, at stride 2), with a BN unless told
     otherwise.
+
+    In training a BN takes away what a bias before it adds. With `spares_bias` it is not added, and
+    goes to the running mean alone: outputs and all other gradients are the same, its own is 0.
     """
 
     def __init__(
@@ -37,13 +40,34 @@ class ConvBN(nn.Sequential):
             self.conv = nn.Conv2d(in_width, width, kernel, stride, kernel // 2, groups=groups)
         if with_bn:
             self.bn = nn.BatchNorm2d(width)
+        self.spares_bias = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.spares_bias and self.training and not torch.jit.is_scripting():
+            mean, share = self.bn.running_mean, self.bn.momentum  # of this batch in the new mean
+            assert mean is not None and share is not None and self.conv.bias is not None
+            with torch.no_grad():  # before the norm, which keeps 1 - share of it
+                mean.add_(self.conv.bias, alpha=share / (1 - share))
+            return self.bn(convolve(self.conv, x, self.conv.weight, None))
+        for module in self:
+            x = module(x)
+        return x
+
+
+def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What a convolution makes of x with other weights in the place of its own."""
+    if isinstance(conv, DepthwiseConv2d):
+        return conv.convolve(x, weight, bias)
+    return conv._conv_forward(x, weight, bias)
 
 
 class Block(nn.Module):
     """One residual block, (N, C, H, W) to (N, C, H, W), gated or with the plain activation.
 
     A gate is the submodule named after its placement; `expand` is the plain activation where no
-    gate sits there. `drop_path` is the rate of stochastic depth.
+    gate sits there. `drop_path` is the rate of stochastic depth. With `folds_scale` the layer scale
+    multiplies the weights of the second depthwise convolution in training, not its output: the same
+    function, without a pass over the features.
     """
 
     def __init__(self, stage: Stage, gated: bool, drop_path: float = 0.0) -> None:
@@ -65,6 +89,7 @@ class Block(nn.Module):
         self.expand = gate_or(ACTIVATIONS[stage.activation](), "expand", hidden)
         self.output = gate_or(nn.Identity(), "output", width)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.folds_scale = False
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.spatial(self.dwconv(x))
@@ -72,8 +97,27 @@ class Block(nn.Module):
             h = self.expand(self.f1(h))  # N, ratio*C, H, W
         else:
             h = self.expand(self.f1(h), self.f2(h))  # N, ratio*C, H, W
-        h = self.output(self.dwconv2(self.g(h)))
+        h = self.g(h)
+        if self.folds_scale and self.training and not torch.jit.is_scripting():
+            conv: nn.Conv2d = self.dwconv2.conv
+            assert conv.bias is not None
+            weight, bias = self.gamma.view(-1, 1, 1, 1) * conv.weight, self.gamma * conv.bias
+            return x + self.drop_path(convolve(conv, h, weight, bias))
+        h = self.output(self.dwconv2(h))
         return x + self.drop_path(self.gamma.view(-1, 1, 1) * h)
+
+
+def use_algebra(model: nn.Module) -> None:
+    """Lets a network train by what is the same and takes less: biases before a BN are spared, and
+    get no gradient; layer scales go into weights, where no gate is in between. In eval mode, and
+    for who does not ask for it, nothing changes.
+    """
+    for module in model.modules():
+        if isinstance(module, ConvBN) and hasattr(module, "bn"):
+            module.spares_bias = True
+            module.conv.bias.requires_grad_(False)  # type: ignore[union-attr]
+        elif isinstance(module, Block):
+            module.folds_scale = isinstance(module.output, nn.Identity)
 
 
 def downsampler(stage: Stage, in_width: int) -> nn.Sequential:

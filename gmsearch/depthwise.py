@@ -31,13 +31,17 @@ class DepthwiseConv2d(nn.Conv2d):
         super().__init__(width, width, kernel, padding=kernel // 2, groups=width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight, self.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same with other weights in the place of its own."""
         if not torch.jit.is_scripting():
             trains = self.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
             if trains and x.device.type == "cpu" and x.ndim == 4:
                 cut = max(0, self.kernel_size[0] // 2 + 1 - max(x.shape[-2:]))
-                weight = self.weight[:, :, cut:-cut, cut:-cut] if cut else self.weight
-                return _Depthwise.apply(x, weight, self.bias)
-        return self._conv_forward(x, self.weight, self.bias)
+                weight = weight[:, :, cut:-cut, cut:-cut] if cut else weight
+                return _Depthwise.apply(x, weight, bias)
+        return self._conv_forward(x, weight, bias)
 
 
 # A tracer of torch.fx takes it as a whole, as it takes nn.Conv2d: where it goes hangs on its input.

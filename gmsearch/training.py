@@ -23,6 +23,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmsearch.block import use_algebra
 from gmsearch.crew import Crew
 from gmsearch.data import AnyDataset, StreamedDataset
 from gmsearch.errors import TrainingError
@@ -112,6 +113,7 @@ def start(
     model = build_network(network, num_classes, resolution)
     if weights is not None:
         load_weights(model, weights)
+    use_algebra(model)
     model = model.to(memory_format=torch.channels_last).to(device)
     spared: Any = getattr(model, "no_weight_decay", set)  # by name, as a model of timm may say
     groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared())

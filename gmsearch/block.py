@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gmsearch.architecture import FORMS, Stage
 from gmsearch.depthwise import DepthwiseConv2d
 from gmsearch.gates import ACTIVATIONS, Gate
+from gmsearch.pointwise import PointwiseConv2d
 
 LAYER_SCALE = 1e-6
 
@@ -36,6 +37,8 @@ class ConvBN(nn.Sequential):
         super().__init__()
         if groups == in_width == width and stride == 1:
             self.conv: nn.Conv2d = DepthwiseConv2d(width, kernel)
+        elif kernel == stride == groups == 1:
+            self.conv = PointwiseConv2d(in_width, width)
         else:
             self.conv = nn.Conv2d(in_width, width, kernel, stride, kernel // 2, groups=groups)
         if with_bn:
@@ -56,7 +59,7 @@ class ConvBN(nn.Sequential):
 
 def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What a convolution makes of x with other weights in the place of its own."""
-    if isinstance(conv, DepthwiseConv2d):
+    if isinstance(conv, (DepthwiseConv2d, PointwiseConv2d)):
         return conv.convolve(x, weight, bias)
     return conv._conv_forward(x, weight, bias)
 
@@ -107,17 +110,17 @@ class Block(nn.Module):
         return x + self.drop_path(self.gamma.view(-1, 1, 1) * h)
 
 
-def use_algebra(model: nn.Module) -> None:
+def use_algebra(model: nn.Module, on: bool = True) -> None:
     """Lets a network train by what is the same and takes less: biases before a BN are spared, and
     get no gradient; layer scales go into weights, where no gate is in between. In eval mode, and
     for who does not ask for it, nothing changes.
     """
     for module in model.modules():
         if isinstance(module, ConvBN) and hasattr(module, "bn"):
-            module.spares_bias = True
-            module.conv.bias.requires_grad_(False)  # type: ignore[union-attr]
+            module.spares_bias = on
+            module.conv.bias.requires_grad_(not on)  # type: ignore[union-attr]
         elif isinstance(module, Block):
-            module.folds_scale = isinstance(module.output, nn.Identity)
+            module.folds_scale = on and isinstance(module.output, nn.Identity)
 
 
 def downsampler(stage: Stage, in_width: int) -> nn.Sequential:

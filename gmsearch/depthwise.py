@@ -36,12 +36,17 @@ class DepthwiseConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with other weights in the place of its own."""
         if not torch.jit.is_scripting():
-            trains = self.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
-            if trains and x.device.type == "cpu" and x.ndim == 4:
+            if trains_on_cpu(self, x):
                 cut = max(0, self.kernel_size[0] // 2 + 1 - max(x.shape[-2:]))
                 weight = weight[:, :, cut:-cut, cut:-cut] if cut else weight
                 return _Depthwise.apply(x, weight, bias)
         return self._conv_forward(x, weight, bias)
+
+
+def trains_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether gradients of a convolution of images x (N, C, H, W) will be asked for on a CPU."""
+    trains = conv.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
+    return trains and x.device.type == "cpu" and x.ndim == 4
 
 
 # A tracer of torch.fx takes it as a whole, as it takes nn.Conv2d: where it goes hangs on its input.

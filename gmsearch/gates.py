@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gmsearch.architecture import FORMS
 from gmsearch.depthwise import DepthwiseConv2d
+from gmsearch.pointwise import PointwiseConv2d
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu6": nn.ReLU6,
@@ -27,8 +28,10 @@ OPERATORS = {
     "same": lambda width: nn.Identity(),
     "norm": lambda width: LayerNorm2d(width, eps=1e-6),
     "dw3x3": lambda width: DepthwiseConv2d(width, kernel=3),
-    "linear": lambda width: nn.Conv2d(width, width, 1),
-    "pool_linear": lambda width: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width, 1)),
+    "linear": lambda width: PointwiseConv2d(width, width),
+    "pool_linear": lambda width: nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), PointwiseConv2d(width, width)
+    ),
 }
 
 

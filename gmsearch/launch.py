@@ -63,12 +63,11 @@ def _worker_of(
 
     def work(config: dict[str, Any]) -> None:
         # Ray sends a nested function by value: a worker imports what it needs.
-        import torch
-
         from gmsearch.feeding import Share
+        from gmsearch.process import prepare
 
         context = ray.train.get_context()
-        torch.set_num_threads(max(1, int(cpus)))
+        prepare(max(1, int(cpus)))
         share = Share(context.get_world_rank(), context.get_world_size(), accumulate)
         try:
             for curve in retrain(job, device="cuda" if gpu else "cpu", share=share):

@@ -1,16 +1,77 @@
-"""A 1x1 convolution with a stride that trains on a CPU.
+"""1x1 convolutions that train fast on a CPU, and one that trains there at all.
 
-In channels_last, the CPU library of PyTorch 2.14 crashes, or corrupts memory, in the weight
-gradient of a strided 1x1 convolution of fewer than eight channels, such as the shortcuts of
-MobileOne and FastViT from the image itself. A 1x1 convolution with a stride is one without a stride
-on every other pixel: the same numbers by another path.
+The CPU library of PyTorch computes the gradient of a bias as slowly as that of the weights, and on
+images of few pixels both its gradients at half the speed of the matrix product that they are
+(`benchmarks/speed/steps.py` has the figures).
+
+With a stride, in channels_last, it crashes (2.14) or corrupts memory in the weight gradient of a
+1x1 convolution of fewer than eight channels, such as the shortcuts of MobileOne and FastViT from
+the image itself. That is a convolution without a stride on every other pixel: the same numbers by
+another path.
 """
 
+from typing import Any
+
 import torch
+from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmsearch.depthwise import trains_on_cpu
+
 NARROW = 8  # channels, from which on the library's path is sound
+FEW = 64  # pixels of an image, up to which gradients are plain matrix products
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """`nn.Conv2d(in_width, width, 1)`.
+
+    Parameters, outputs and gradients are those of nn.Conv2d up to rounding.
+    """
+
+    def __init__(self, in_width: int, width: int, bias: bool = True) -> None:
+        super().__init__(in_width, width, 1, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(x, self.weight, self.bias)
+
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The same with other weights in the place of its own."""
+        if not torch.jit.is_scripting():
+            if trains_on_cpu(self, x):
+                return _Pointwise.apply(x, weight, bias)
+        return self._conv_forward(x, weight, bias)
+
+
+register_notrace_module(PointwiseConv2d)  # as DepthwiseConv2d
+
+
+class _Pointwise(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = (saved.to(grad.dtype) for saved in ctx.saved_tensors)  # fp32 under autocast
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        grad_bias = grad.sum((0, 2, 3)) if of_bias else None
+        if x.shape[-2:].numel() > FEW:
+            settings = [1, 1], [0, 0], [1, 1], False, [0, 0], 1  # stride, padding, …, groups
+            wanted = [of_x, of_weight, False]
+            backward = torch.ops.aten.convolution_backward
+            return (*backward(grad, x, weight, None, *settings, wanted)[:2], grad_bias)
+        by_pixel = grad.permute(0, 2, 3, 1)  # in channels_last a view, as the next
+        grad_x = (by_pixel @ weight.flatten(1)).permute(0, 3, 1, 2) if of_x else None
+        grad_weight = None
+        if of_weight:
+            rows, features = by_pixel.flatten(0, 2), x.permute(0, 2, 3, 1).flatten(0, 2)
+            grad_weight = (rows.T @ features).view_as(weight)
+        return grad_x, grad_weight, grad_bias
 
 
 class StridedPointwise(nn.Conv2d):
@@ -23,16 +84,20 @@ class StridedPointwise(nn.Conv2d):
         return self._conv_forward(x, self.weight, self.bias)
 
 
-def stand_in(module: nn.Module) -> StridedPointwise | None:
-    """A convolution of the same numbers for one that would crash; None for any other module.
+def stand_in(module: nn.Module) -> nn.Conv2d | None:
+    """A convolution of the same numbers for a plain 1x1 one that is slow, or would crash; None for
+    any other module.
 
     Parameters are to be moved over by who replaces it.
     """
-    if type(module) is not nn.Conv2d or module.in_channels >= NARROW:
+    if type(module) is not nn.Conv2d:
         return None
     plain = module.kernel_size == (1, 1) and module.padding == (0, 0) and module.groups == 1
-    if not plain or module.stride == (1, 1):
-        return None
-    stride = module.stride[0], module.stride[1]
     widths = module.in_channels, module.out_channels
-    return StridedPointwise(*widths, kernel_size=1, stride=stride, bias=False, device="meta")
+    with torch.device("meta"):  # no weights of its own, and none drawn
+        if plain and module.stride == (1, 1):
+            return PointwiseConv2d(*widths, bias=False)
+        if plain and module.in_channels < NARROW:
+            stride = module.stride[0], module.stride[1]
+            return StridedPointwise(*widths, kernel_size=1, stride=stride, bias=False)
+    return None

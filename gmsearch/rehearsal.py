@@ -41,11 +41,10 @@ class _Player:
     """A worker. What training needs is imported here, and so in its own process."""
 
     def __init__(self, threads: int, dataset: AnyDataset) -> None:
-        import torch
-
         import gmsearch.worker  # noqa: F401 (what a worker of a run imports)
+        from gmsearch.process import prepare
 
-        torch.set_num_threads(threads)
+        prepare(threads)
         self._dataset = dataset
 
     def is_ready(self) -> bool:

@@ -113,13 +113,13 @@ def start(
     model = build_network(network, num_classes, resolution)
     if weights is not None:
         load_weights(model, weights)
-    use_algebra(model)
     model = model.to(memory_format=torch.channels_last).to(device)
     spared: Any = getattr(model, "no_weight_decay", set)  # by name, as a model of timm may say
     groups = param_groups_weight_decay(model, recipe.weight_decay, no_weight_decay_list=spared())
     optimizer = torch.optim.AdamW(
         groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
     )
+    use_algebra(model)  # the optimizer has all parameters, those without a gradient too
     # A short training would end in an average of little but its first weights: its decay grows.
     ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
     loss = torch.zeros((), device=device)

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 from ray.exceptions import RayError
 
 from gmsearch.data import AnyDataset
 from gmsearch.errors import TrainingError
 from gmsearch.network import network_from_dict
+from gmsearch.process import prepare
 from gmsearch.radii import Watch
 from gmsearch.recipe import Recipe
 from gmsearch.record import SCALARS
@@ -30,7 +30,7 @@ def train(config: dict[str, Any], dataset: AnyDataset) -> None:
     An error of the training is reported, not raised: Ray would only run into it again. One of the
     machine, such as a full disk, is raised: the trial is tried again, on another node if it can.
     """
-    torch.set_num_threads(config["threads"])
+    prepare(config["threads"])
     began = time.time()
     try:
         with _workplace(config) as (folder, shelf):

@@ -19,6 +19,7 @@ from gmsearch.crew import Crew
 from gmsearch.depthwise import WIDEST_FAST, DepthwiseConv2d
 from gmsearch.feeding import ALONE
 from gmsearch.gmnet import gmnet, without_gates
+from gmsearch.pointwise import FEW, PointwiseConv2d
 from gmsearch.recipe import Recipe
 from gmsearch.training import TrainingState, _train_epoch, evaluate, make_feed, start
 
@@ -81,9 +82,12 @@ def test_a_step_has_the_work_that_its_network_says(name):
         -(-min(conv.kernel_size[0], 2 * sides[conv] - 1) // WIDEST_FAST) for conv in depthwise
     )
     assert depthwise and len(convolutions) > len(depthwise)
+    # The gradients of a 1x1 convolution of few pixels are matrix products.
+    products = [conv for conv in modules(state, PointwiseConv2d) if sides[conv] ** 2 <= FEW]
     # The gradient of a depthwise convolution's input is a convolution too.
-    assert calls["convolution"] == len(convolutions) + len(depthwise)
-    assert calls["convolution_backward"] == len(convolutions) - len(depthwise) + narrow
+    assert products and calls["convolution"] == len(convolutions) + len(depthwise)
+    backward = len(convolutions) - len(depthwise) - len(products) + narrow
+    assert calls["convolution_backward"] == backward
     norms = len(modules(state, nn.BatchNorm2d))
     assert calls["native_batch_norm"] == calls["native_batch_norm_backward"] == norms
     gates = len(modules(state, nn.ReLU6))
@@ -93,15 +97,17 @@ def test_a_step_has_the_work_that_its_network_says(name):
 
 
 def sides_of(state: TrainingState, images: torch.Tensor) -> dict[nn.Module, int]:
-    """The side of the images that each depthwise convolution sees."""
+    """The side of the images that each convolution sees."""
     sides: dict[nn.Module, int] = {}
 
     def note(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         sides[module] = inputs[0].shape[-1]
 
-    hooks = [m.register_forward_pre_hook(note) for m in modules(state, DepthwiseConv2d)]
+    hooks = [m.register_forward_pre_hook(note) for m in modules(state, nn.Conv2d)]
+    state.model.eval()  # in training algebra computes some without calling the module
     with torch.no_grad():
         state.model(images)
+    state.model.train()
     for hook in hooks:
         hook.remove()
     return sides

@@ -31,7 +31,17 @@ FLOORS = (
     },
     {
         *{"augment", "feeding", "crew", "streaming", "teacher", "training", "checkpoint"},
-        *{"trial", "retraining", "roofline", "latency", "what", "timing", "frequency", "precision"},
+        *{
+            "process",
+            "trial",
+            "retraining",
+            "roofline",
+            "latency",
+            "what",
+            "timing",
+            "frequency",
+            "precision",
+        },
         *{"bandlimited", "spectra", "band_cost"},
     },
     {
@@ -70,9 +80,9 @@ DOORS = {
     "torch": {
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
         *{"counting", "zoo"},
-        *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "worker"},
+        *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "process"},
         *{"augment", "feeding", "crew", "streaming", "teacher", "retraining", "roofline"},
-        *{"launch", "folding", "timing", "rehearsal", "frequency", "precision"},
+        *{"folding", "timing", "frequency", "precision"},
         *{"predict", "band_accuracy", "bandlimited", "spectra", "inside"},
         *{"reproduce"},
         *{"exporting.subject", "exporting.pretrained", "exporting.source_code"},
@@ -80,7 +90,7 @@ DOORS = {
     },
     "torchvision": {"augment", "streaming"},
     "timm": {
-        *{"depthwise", "gates", "block", "model", "registry", "zoo", "training"},
+        *{"depthwise", "pointwise", "gates", "block", "model", "registry", "zoo", "training"},
         *{"augment", "streaming", "teacher", "retraining", "data.named", "spectra"},
         *{"exporting.subject", "exporting.pretrained"},
     },

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmsearch.block import use_algebra
 from gmsearch.depthwise import DepthwiseConv2d
 from gmsearch.network import Network
-from gmsearch.pointwise import StridedPointwise
+from gmsearch.pointwise import PointwiseConv2d, StridedPointwise
 from gmsearch.zoo import build_network
 
 NUM_CLASSES = 100
@@ -23,7 +24,9 @@ class Variant:
     """`gmsearch` is all of it; what is off is as PyTorch has it."""
 
     channels_last: bool = True
-    own_convolutions: bool = True  # gmsearch.depthwise, gmsearch.pointwise
+    own_depthwise: bool = True  # gmsearch.depthwise
+    own_pointwise: bool = True  # gmsearch.pointwise
+    algebra: bool = True  # gmsearch.block.use_algebra
     fused_optimizer: bool = True
     precision: torch.dtype = torch.float32
     compiled: bool = False
@@ -37,10 +40,18 @@ def variants(device: torch.device) -> dict[str, Variant]:
     narrow = has_bf16(device)
     ours = Variant(precision=torch.bfloat16 if device.type == "cuda" else torch.float32)
     found = {
-        PLAIN: Variant(channels_last=False, own_convolutions=False, fused_optimizer=False),
+        PLAIN: Variant(
+            channels_last=False,
+            own_depthwise=False,
+            own_pointwise=False,
+            algebra=False,
+            fused_optimizer=False,
+        ),
         OURS: ours,
         "- channels_last": replace(ours, channels_last=False),
-        "- own convolutions": replace(ours, own_convolutions=False),
+        "- own depthwise": replace(ours, own_depthwise=False),
+        "- own pointwise": replace(ours, own_pointwise=False),
+        "- algebra": replace(ours, algebra=False),
         "- fused optimizer": replace(ours, fused_optimizer=False),
     }
     if narrow:
@@ -71,8 +82,12 @@ class Training:
         model = build_network(network, NUM_CLASSES, resolution).train()
         images = torch.randn(batch_size, 3, resolution, resolution)
         self.targets = torch.randint(0, NUM_CLASSES, (batch_size,)).to(device)
-        if not variant.own_convolutions:
-            without_ours(model)
+        if not variant.own_depthwise:
+            without_ours(model, (DepthwiseConv2d,))
+        if not variant.own_pointwise:
+            without_ours(model, POINTWISE)
+        if variant.algebra:
+            use_algebra(model)
         layout = torch.channels_last if variant.channels_last else torch.contiguous_format
         self.model = model.to(device=device, memory_format=layout)
         self.images = images.to(device=device, memory_format=layout)
@@ -118,18 +133,24 @@ class Training:
         return sum(kept.values())
 
 
-def without_ours(model: nn.Module) -> None:
+POINTWISE = PointwiseConv2d, StridedPointwise
+
+
+def without_ours(
+    model: nn.Module, kinds: tuple[type[nn.Module], ...] = (DepthwiseConv2d, *POINTWISE)
+) -> None:
     """Puts torch's own convolutions in the place of ours, with the same parameters."""
     for module in model.modules():
-        if isinstance(module, (DepthwiseConv2d, StridedPointwise)):
+        if isinstance(module, kinds):
             module.__class__ = nn.Conv2d
 
 
-def gradient(training: Training) -> Tensor:
-    """All gradients of one batch, in float64."""
+def gradients(training: Training) -> dict[str, Tensor]:
+    """Of one batch, in float64, by parameter; those that are spared have none."""
     training.model.zero_grad(set_to_none=True)
     training.loss().backward()
-    return torch.cat([p.grad.double().flatten() for p in training.model.parameters()])
+    named = training.model.named_parameters()
+    return {name: p.grad.double().flatten() for name, p in named if p.grad is not None}
 
 
 def error_of(training: Training) -> float:
@@ -139,7 +160,9 @@ def error_of(training: Training) -> float:
     exact = Training.__new__(Training)
     exact.model = copy.deepcopy(training.model).double()
     without_ours(exact.model)
+    use_algebra(exact.model, on=False)
     exact.images, exact.targets = training.images.double(), training.targets
     exact.precision, exact.forward = torch.float64, exact.model
-    ours, theirs = gradient(training), gradient(exact)
-    return float((ours - theirs).norm() / theirs.norm())
+    ours, theirs = gradients(training), gradients(exact)
+    wanted = torch.cat([theirs[name] for name in ours])
+    return float((torch.cat(list(ours.values())) - wanted).norm() / wanted.norm())

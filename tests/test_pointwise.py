@@ -1,0 +1,73 @@
+"""The 1x1 convolution is torch's, outputs and gradients, at any size."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from gmsearch.pointwise import FEW, PointwiseConv2d
+
+
+def outputs_and_gradients(module: nn.Module, x: torch.Tensor, weights: torch.Tensor) -> list:
+    inputs = x.clone().requires_grad_()
+    outputs = module(inputs)
+    (outputs * weights).sum().backward()
+    return [outputs, inputs.grad, *(parameter.grad for parameter in module.parameters())]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (8, 8), (8, 9), (16, 16)])
+@pytest.mark.parametrize("widths", [(1, 1), (3, 8), (12, 5)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("bias", [True, False])
+def test_outputs_and_gradients_are_those_of_torch(size, widths, layout, bias):
+    torch.manual_seed(0)
+    reference = nn.Conv2d(*widths, 1, bias=bias).double()
+    ours = PointwiseConv2d(*widths, bias=bias).double()
+    ours.load_state_dict(reference.state_dict())
+    x = torch.randn(5, widths[0], *size, dtype=torch.double).contiguous(memory_format=layout)
+    weights = torch.randn(5, widths[1], *size, dtype=torch.double)
+    torch.testing.assert_close(
+        outputs_and_gradients(ours, x, weights),
+        outputs_and_gradients(reference, x, weights),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+    torch.testing.assert_close(ours.eval()(x), reference(x), rtol=1e-12, atol=1e-12)
+
+
+def test_a_gradient_that_nobody_wants_is_not_computed():
+    """That of the images, of weights that stay, and of a bias that does."""
+    for size in (4, 2 * int(FEW**0.5)):
+        ours = PointwiseConv2d(3, 4)
+        ours.weight.requires_grad_(False)
+        x = torch.randn(2, 3, size, size)
+        ours(x).sum().backward()
+        assert ours.weight.grad is None
+        torch.testing.assert_close(ours.bias.grad, torch.full((4,), 2.0 * size**2))
+
+
+@pytest.mark.parametrize("size", [4, 12])
+def test_gradients_are_right_under_bf16_autocast(size):
+    torch.manual_seed(0)
+    ours = PointwiseConv2d(16, 8)
+    exact = copy.deepcopy(ours)
+    x = torch.randn(4, 16, size, size)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = ours(x)
+    outputs.float().square().mean().backward()
+    exact(x).square().mean().backward()
+    assert outputs.dtype == torch.bfloat16 and ours.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(ours.weight.grad, exact.weight.grad, rtol=0.05, atol=0.002)
+    torch.testing.assert_close(ours.bias.grad, exact.bias.grad, rtol=0.05, atol=0.002)
+
+
+def test_a_step_asks_the_library_for_no_gradient_on_small_images():
+    from test_counted_work import Counted
+
+    for size, calls in ((8, 0), (9, 1)):
+        ours = PointwiseConv2d(3, 4)
+        x = torch.randn(2, 3, size, size, requires_grad=True)
+        with Counted() as counted:
+            ours(x).sum().backward()
+        assert counted.calls["convolution_backward"] == calls

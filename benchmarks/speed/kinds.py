@@ -9,6 +9,7 @@ from variants import Training
 KINDS = {  # the first that fits the name of an operator
     "convolutions back": ("convolution_backward",),
     "convolutions": ("convolution", "conv2d"),
+    "matrix products": ("aten::mm", "aten::bmm", "aten::addmm"),
     "norms": ("batch_norm", "layer_norm"),
     "optimizer": ("_fused_adam", "_foreach", "addcdiv", "addcmul", "lerp", "sqrt", "norm"),
     "copies": ("copy", "cat", "clone", "contiguous", "pad"),

@@ -11,6 +11,15 @@ from gmsearch.errors import SettingsError
 Event = dict[str, Any]
 
 
+# What the events have that a decision cannot be repeated without.
+_OF_A_TRIAL: dict[str, Any] = {"number": int, "id": str, "epochs": int}
+_NEEDED: dict[str, dict[str, Any]] = {
+    "session": {"wanted": int, "trials": dict},
+    "ask": {"number": int, "id": str, "what": str},
+    "rung": {**_OF_A_TRIAL, "top1": int | float, "goes_on": bool},
+}
+
+
 class DecisionLog:
     """Appends events, a line of JSON each; a kill may leave part of the last one."""
 
@@ -43,15 +52,21 @@ def _plain(value: Any) -> Any:
 def read_decisions(path: Path) -> list[Event]:
     """The events, without lines that a kill cut off. Raises SettingsError."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         raise SettingsError(f"{path}: no such log; a search writes it") from None
     events = []
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         try:
             event = json.loads(line)
         except ValueError:
             continue
-        if isinstance(event, dict) and "event" in event:
+        if isinstance(event, dict) and isinstance(event.get("event"), str):
+            for name, kind in _NEEDED.get(event["event"], _OF_A_TRIAL).items():
+                if not isinstance(event.get(name), kind):
+                    raise SettingsError(
+                        f"{path}: line {number}: {name} is {event.get(name)!r}; it was changed by "
+                        "another program: restore it from a copy"
+                    )
             events.append(event)
     return events

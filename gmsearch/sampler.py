@@ -8,6 +8,7 @@ each held to the budget in the same way, so that a comparison is fair.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from threading import Lock
 from typing import Any
 
@@ -24,7 +25,7 @@ from gmsearch.strategy import Strategy, Worth
 
 NUM_PROPOSALS = 8  # of the inner sampler, before a random draw
 NUM_DRAWS = 50  # for a design that is new, before others are looked for one by one
-TAKEN = "gmsearch:picks"  # of a trial: what it is about to have as parameters
+TAKEN = "gmsearch:taken"  # of a trial: what it is about to have as parameters, as Optuna stores it
 NUM_STARTUP = 10  # random ones, before a model of Optuna's
 POPULATION = 50  # the last trainings, among which evolution looks for parents
 TOURNAMENT = 10  # of these, drawn for each parent
@@ -87,7 +88,8 @@ class GatedSampler(StrategySampler):
     The first value of a trial is the one that costs training, and is maximised; it should be about
     0 to 100. `describe` maps parameters to `Known`: an identity, the exact costs as shares of what
     is allowed (one at least), and physical features; or to None where they are not allowed.
-    Integers count as ordered choices. A trial that is pruned, fails or has an infinite value counts
+    Integers count as ordered choices, each of its values as an option: give a wide range a step. A
+    trial that is pruned, fails or has an infinite value counts
     as the worst so far, so that its like is not proposed for ever. Threads and processes that share
     a study get different designs: each writes what it takes into its trial. Where nothing is left
     to propose, the next trial is a RuntimeError; where one in ten thousand settings is allowed, or
@@ -106,6 +108,8 @@ class GatedSampler(StrategySampler):
         designs = Designs(options, partial(_checked, describe), integers)
         super().__init__(designs, Strategy(designs, (1,), seed))
         self._space = dict(space)
+        self._seed = seed
+        self._of: tuple[Any, int] | None = None  # the study that the strategy knows
         self._seen: dict[int, TrialState] = {}
         self._lock = Lock()  # threads of one `optimize` share a sampler
 
@@ -120,25 +124,57 @@ class GatedSampler(StrategySampler):
         enqueued = trial.system_attrs.get("fixed_params", {})
         fixed = {name: option for name, option in enqueued.items() if name in self._space}
         with self._lock:
-            self._take_in(study, trial.number)
+            self._turn_to(study)
+            taken = self._take_in(study, trial.number)
             while True:
                 picks = {**super().sample_relative(study, trial, search_space), **fixed}
                 design = self._designs.design(picks)
-                if design is None:  # what was enqueued is not allowed: the user's own affair
-                    return picks
-                study._storage.set_trial_system_attr(trial._trial_id, TAKEN, picks)
-                is_taken = design.known.id in self._take_in(study, trial.number)
+                if design is not None and design.known.id in taken and fixed:
+                    design = self._free(fixed, taken, trial.number) or design
+                if design is None or self._designs.still_allowed(picks) != picks:
+                    return picks  # what was enqueued is not allowed: the user's own affair
+                stored = {
+                    name: each.to_internal_repr(design.picks[name])
+                    for name, each in self._space.items()
+                }
+                study._storage.set_trial_system_attr(trial._trial_id, TAKEN, stored)
+                taken = self._take_in(study, trial.number)
+                is_taken = design.known.id in taken
                 self._observe(design, [], "running")
                 if not is_taken or fixed:
-                    return picks
+                    return design.picks
+
+    def _turn_to(self, study: Study) -> None:
+        """Forgets what it knows of another study."""
+        asked = study._storage, study._study_id
+        if self._of is not None and asked != self._of:
+            self._strategy = Strategy(self._designs, (1,), self._seed)
+            self._seen = {}
+        self._of = asked
+
+    def _free(self, fixed: Picks, taken: set[str], number: int) -> Design | None:
+        """A random design that has what was enqueued, and that no trial has; None where none is
+        left, or found.
+        """
+        rng = np.random.default_rng([self._seed, number])
+        drawn = ({**self._designs.any_picks(rng), **fixed} for _ in range(NUM_DRAWS))
+        found = chain(map(self._designs.design, drawn), self._designs.listed())
+        return next(
+            (
+                d
+                for d in found
+                if d and d.known.id not in taken and fixed.items() <= d.picks.items()
+            ),
+            None,
+        )
 
     def _take_in(self, study: Study, own: int) -> set[str]:
         """Learns what became of the other trials; which designs these have, or are about to."""
         taken = set()
         for other in study.get_trials(deepcopy=False):
-            picks = other.system_attrs.get(TAKEN) or other.params
-            if other.number == own or set(picks) != set(self._space):
-                continue  # of another space, or not yet asked for
+            picks = self._picks_of(other)
+            if other.number == own or picks is None:
+                continue
             design = self._designs.design(picks)
             if design is None:
                 continue
@@ -150,6 +186,13 @@ class GatedSampler(StrategySampler):
                 state = _STATES.get(other.state, "failed") if is_known else "failed"
                 self._observe(design, tops if is_known else [], state)
         return taken
+
+    def _picks_of(self, trial: FrozenTrial) -> Picks | None:
+        """None for a trial of another space, or that was not yet asked for."""
+        stored = trial.system_attrs.get(TAKEN, {})
+        if set(stored) == set(self._space):
+            return {name: each.to_external_repr(stored[name]) for name, each in self._space.items()}
+        return trial.params if set(trial.params) == set(self._space) else None
 
     def _observe(self, design: Design, tops: Sequence[float], state: str) -> None:
         """Takes in what became of a design; a result stays while it is tried again."""

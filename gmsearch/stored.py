@@ -89,16 +89,20 @@ class StudyReader:
                 raise unreadable(self._place, error) from None
             told = self._folder, self._experiment, self._space
             new = {trial.number: record_of(trial, *told) for trial in trials}
+        every = self._ended | new
         for trial in trials:
-            before = trial.user_attrs.get("continues")
-            if isinstance(before, int):
+            before, record = trial.user_attrs.get("continues", -1), new[trial.number]
+            if record is not None and goes_on_with(every.get(before), record):
                 self._successors[before] = trial.number
             if trial.state.is_finished():
-                self._ended[trial.number] = new[trial.number]
-        every = sorted((self._ended | new).items())
-        records = [record for number, record in every if number not in self._successors]
-        known = [record for record in records if record is not None]
-        return Stored(known, len(records) - len(known), dict(self._successors))
+                self._ended[trial.number] = record
+        known = [
+            record
+            for number, record in sorted(every.items())
+            if record is not None and number not in self._successors
+        ]
+        num_others = max(every, default=-1) + 1 - len(known) - len(self._successors)
+        return Stored(known, num_others, dict(self._successors))
 
     def check(self) -> None:
         """Raises SettingsError for a trial of ours that is not as a search leaves it; its
@@ -154,18 +158,32 @@ def check_trials(
     space: SearchSpace,
     place: str,
 ) -> None:
-    """Raises SettingsError for a trial of ours that is not as a search leaves it; those of other
-    programs, and of a driver that was killed while it asked, have no `id`.
+    """Raises SettingsError for a trial of ours that is not as a search leaves it, or is not there;
+    those of other programs, and of a driver that was killed while it asked, have no `id`.
     """
-    for trial in trials:
-        if trial.state == TrialState.WAITING or "id" not in trial.user_attrs:
-            continue
-        found = _read(trial, folder, experiment, space)
-        if isinstance(found, str):
+    records: dict[int, TrialRecord] = {}
+    for number, trial in enumerate(sorted(trials, key=lambda trial: trial.number)):
+        found: TrialRecord | str | None = None
+        if trial.number != number:
+            found = f"there is no trial {number} before it"
+        elif trial.state != TrialState.WAITING and "id" in trial.user_attrs:
+            found = _read(trial, folder, experiment, space)
+        if isinstance(found, TrialRecord):
+            before = trial.user_attrs.get("continues")
+            if before is None or goes_on_with(records.pop(before, None), found):
+                records[number] = found
+                continue
+            found = f"it goes on with trial {before}, which was not stopped, or has gone on already"
+        if found is not None:
             raise SettingsError(
                 f"{place}: trial {trial.number} was changed by another program: {found}; restore "
                 "it from a copy, or start a run with another --name"
             )
+
+
+def goes_on_with(before: TrialRecord | None, record: TrialRecord) -> bool:
+    """Whether a trial can be what became of one that was stopped before."""
+    return before is not None and before.state == "stopped" and before.id == record.id
 
 
 def record_of(
@@ -214,7 +232,8 @@ def _read(
         baseline=notes["baseline"],
         picks=dict(trial.params),
         curve=curve,
-        reason=notes.get("reason"),
+        # That of an ending which a kill cut off is none: the training goes on.
+        reason=None if trial.state == TrialState.RUNNING else notes.get("reason"),
     )
     return next(_faults(record, trial, experiment, space), None) or record
 

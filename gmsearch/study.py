@@ -171,25 +171,22 @@ class SearchStudy:
 
     def tell(self, number: int) -> TrialRecord:
         """Marks a trial as trained to its last epoch."""
-        record = replace(self.records[number], state="complete")
-        self._note_curve(record)
+        record = replace(self.records[number], state="complete", reason=None)
+        self._note_ending(record)
         self._study.tell(number, [record.figure(name) for name in self._experiment.objectives])
         return self._finish(record)
 
     def tell_stopped(self, number: int) -> TrialRecord:
         """Marks a trial as stopped early, after `report` said so; its checkpoint is kept."""
         record = replace(self.records[number], state="stopped")
-        self._note_curve(record)
-        self._trials[number].set_user_attr("top1", record.top1)
-        self._trials[number].set_user_attr("reason", record.reason)
+        self._note_ending(record, "top1", "reason")
         self._study.tell(number, state=TrialState.PRUNED)
         return self._finish(record)
 
     def tell_failed(self, number: int, reason: str) -> TrialRecord:
         """Marks a trial as failed, with the reason in one line."""
         record = replace(self.records[number], state="failed", reason=" ".join(reason.split()))
-        self._note_curve(record)
-        self._trials[number].set_user_attr("reason", record.reason)
+        self._note_ending(record, "reason")
         self._study.tell(number, state=TrialState.FAIL)
         return self._finish(record)
 
@@ -223,7 +220,8 @@ class SearchStudy:
         """A stopped training as a new trial, in one step of the storage that a kill cannot halve:
         the trial waits, with all that is known of it, until it is asked for.
         """
-        stopped = self._study.get_trials(deepcopy=False)[record.number]
+        trials = self._study.get_trials(deepcopy=False)
+        stopped = next(trial for trial in trials if trial.number == record.number)
         attributes = {k: v for k, v in stopped.user_attrs.items() if k not in _OF_AN_ENDING}
         waiting = optuna.trial.create_trial(
             state=TrialState.WAITING,
@@ -304,12 +302,18 @@ class SearchStudy:
             raise unusable(place, error) from None
         check_trials(stored, self._folder, self._experiment, self._space, place)
 
-    def _note_curve(self, record: TrialRecord) -> None:
-        """Attributes must be there before `tell`: a finished trial cannot be changed."""
+    def _note_ending(self, record: TrialRecord, *names: str) -> None:
+        """Attributes must be there before `tell`: a finished trial cannot be changed. Those of an
+        ending that a kill cut off, after which the trial went on, become those of this one.
+        """
         trial = self._trials[record.number]
+        before = trial.user_attrs
         trial.set_user_attr("curve", record.curve)
         trial.set_user_attr("epochs", record.epochs)
         trial.set_user_attr("seconds", round(record.seconds, 3))
+        for name in ("top1", "reason"):
+            if name in names or name in before:
+                trial.set_user_attr(name, getattr(record, name))
 
     def _finish(self, record: TrialRecord) -> TrialRecord:
         """Takes in how a trial ended."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from gmsearch.designs import Designs, Known, network_designs
 from gmsearch.errors import ArchitectureError
@@ -166,9 +167,9 @@ def test_gp_proposes_within_the_budget_and_never_twice():
 def test_gated_finds_the_front_of_a_plain_study():
     """Ten choices, of which two matter; the true front is known, and random search is far off."""
     space: dict[str, optuna.distributions.BaseDistribution] = {
-        f"c{i}": optuna.distributions.CategoricalDistribution(["a", "b", "c"]) for i in range(6)
+        f"c{i}": CategoricalDistribution(["a", "b", "c"]) for i in range(6)
     }
-    space |= {f"n{i}": optuna.distributions.IntDistribution(1, 4) for i in range(4)}
+    space |= {f"n{i}": IntDistribution(1, 4) for i in range(4)}
 
     def cost(params) -> int:
         return sum(params[f"n{i}"] for i in range(4))  # 4 to 16
@@ -202,7 +203,7 @@ def test_gated_finds_the_front_of_a_plain_study():
 
 @pytest.mark.parametrize("at_once", [1, 4])
 def test_gated_proposes_nothing_twice_to_threads_of_one_study(at_once):
-    space = {name: optuna.distributions.IntDistribution(1, 5) for name in "abc"}
+    space = {name: IntDistribution(1, 5) for name in "abc"}
 
     def describe(picks):
         total = sum(picks.values())
@@ -221,7 +222,7 @@ def test_gated_proposes_nothing_twice_to_threads_of_one_study(at_once):
 
 
 def test_gated_proposes_nothing_twice_where_many_are_asked_before_they_suggest():
-    space = {name: optuna.distributions.IntDistribution(1, 3) for name in "ab"}
+    space = {name: IntDistribution(1, 3) for name in "ab"}
 
     def describe(picks):
         return Known(str(sorted(picks.items())), (sum(picks.values()) / 6,), (0.0,))
@@ -254,7 +255,7 @@ def test_a_peer_whose_proposal_is_taken_gets_the_nearest_that_is_new():
 
 
 def test_gated_wants_a_study_that_maximises_first():
-    space = {"a": optuna.distributions.IntDistribution(1, 3)}
+    space = {"a": IntDistribution(1, 3)}
     sampler = GatedSampler(space, lambda params: Known(str(params["a"]), (0.5,), (1.0,)))
     study = optuna.create_study(sampler=sampler, directions=["minimize", "minimize"])
     with pytest.raises(ValueError, match="first direction"):
@@ -265,7 +266,7 @@ def test_gated_wants_a_study_that_maximises_first():
 
 
 def test_gated_says_when_nothing_is_left():
-    space = {"a": optuna.distributions.IntDistribution(1, 3)}
+    space = {"a": IntDistribution(1, 3)}
     sampler = GatedSampler(space, lambda params: Known(str(params["a"]), (0.5,), (1.0,)))
     study = plain_study(sampler)
     study.optimize(lambda trial: (trial.suggest_int("a", 1, 3), 0.5), n_trials=3)
@@ -276,7 +277,7 @@ def test_gated_says_when_nothing_is_left():
 
 def sums(number: int, most: int, budget: int):
     """A space of whole numbers whose sum is the cost: few of its settings are within the budget."""
-    space = {f"n{i}": optuna.distributions.IntDistribution(1, most) for i in range(number)}
+    space = {f"n{i}": IntDistribution(1, most) for i in range(number)}
 
     def describe(picks):
         total = sum(picks.values())
@@ -346,6 +347,45 @@ def test_what_was_enqueued_in_part_is_taken_as_it_will_be():
     study.optimize(objective, n_trials=9)
     assert [trial.params["n0"] for trial in study.trials[:4]] == [1, 2, 3, 4]
     assert set(sampler._strategy.known) == {str(trial.params) for trial in study.trials}
+
+
+def test_what_is_enqueued_in_part_is_no_repeat_while_others_have_it():
+    space, describe, objective = sums(2, 6, 12)
+    study = plain_study(GatedSampler(space, describe, seed=0))
+    for _ in range(8):
+        study.enqueue_trial({"n0": 3})
+    study.optimize(objective, n_trials=16)
+    assert [trial.params["n0"] for trial in study.trials[:8]] == [3] * 8
+    # Six there are; what is wanted more often than that is tried again.
+    assert {trial.params["n1"] for trial in study.trials[:8]} == set(range(1, 7))
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 14
+
+
+def test_one_sampler_serves_one_study_after_the_other():
+    space, describe, objective = sums(2, 4, 8)  # sixteen
+    sampler = GatedSampler(space, describe, seed=0)
+    first, second = plain_study(sampler), plain_study(sampler)
+    first.optimize(objective, n_trials=10)
+    second.optimize(objective, n_trials=16)
+    first.optimize(objective, n_trials=6)
+    for study in (first, second):
+        assert len({tuple(trial.params.values()) for trial in study.trials}) == 16
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical distribution:UserWarning")
+def test_options_may_be_what_json_does_not_know(tmp_path):
+    space = {"pair": CategoricalDistribution([(1, 2), (3, 4), (5, 6)]), "n": IntDistribution(1, 3)}
+    sampler = GatedSampler(space, lambda p: Known(str(p), (p["pair"][0] / 5,), ()), seed=0)
+    study = optuna.create_study(
+        storage=f"sqlite:///{tmp_path}/study.db",
+        directions=["maximize", "minimize"],
+        sampler=sampler,
+    )
+    for number in range(9):
+        trial = study.ask(space)
+        study.tell(trial, [trial.params["n"] + number % 2, trial.params["pair"][0]])
+    with pytest.raises(RuntimeError, match="nothing that is allowed and new"):
+        study.ask(space)
 
 
 def test_what_is_known_stays_while_the_same_is_trained_again():

@@ -492,10 +492,25 @@ def test_a_replay_sees_another_decision(logged):
 
 def test_a_log_survives_a_line_that_was_cut_off(tmp_path):
     log = DecisionLog(tmp_path / "log")
-    log({"event": "session", "wanted": 3, "gain": math.inf})
-    with (tmp_path / "log").open("a") as file:
-        file.write('{"event": "ask", "numb')
-    log({"event": "ask", "number": 1})
+    log({"event": "session", "wanted": 3, "trials": {}, "gain": math.inf})
+    with (tmp_path / "log").open("ab") as file:
+        file.write(b'{"event": "ask", "numb\xff')
+    log({"event": "ask", "what": "new", "number": 1, "id": "a"})
     assert [event["event"] for event in read_decisions(tmp_path / "log")] == ["session", "ask"]
     with pytest.raises(SettingsError, match="no such log"):
         read_decisions(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"event": "session", "wanted": 3}', "line 1: trials is None"),
+        ('{"event": "ask", "what": "new", "number": "x", "id": "a"}', "line 1: number is 'x'"),
+        ('{"event": "rung", "number": 1, "id": "a", "epochs": 1}', "line 1: top1 is None"),
+        ('{"event": "stopped", "number": 1, "id": "a"}', "line 1: epochs is None"),
+    ],
+)
+def test_a_line_of_a_log_that_was_changed_is_told(tmp_path, line, message):
+    (tmp_path / "log").write_text(line + "\n")
+    with pytest.raises(SettingsError, match=message):
+        read_decisions(tmp_path / "log")

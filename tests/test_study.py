@@ -5,6 +5,7 @@ import math
 import re
 import sqlite3
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -103,6 +104,58 @@ def test_running_trials_are_handed_out_again_under_their_own_numbers(open_study,
         second.report(number, curve(5.0))
         second.tell(number)
     assert [t.state.name for t in stored(tmp_path)] == ["COMPLETE"] * 4
+
+
+@pytest.mark.parametrize("cut_off", ["stopped", "failed"])
+@pytest.mark.parametrize("ending", ["complete", "stopped", "failed"])
+def test_an_ending_that_a_kill_cut_off_leaves_nothing_behind(open_study, tmp_path, cut_off, ending):
+    """Its notes are there, its state is not: the training goes on, to any other end."""
+
+    def end(study, how, number):
+        told = {"complete": study.tell, "stopped": study.tell_stopped, "failed": study.tell_failed}
+        return told[how](number, *["the loss is nan"] * (how == "failed"))
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    first = open_study()
+    number = first.ask().number
+    first.report(number, curve(10.0))
+    first.records[number] = replace(first.records[number], reason="others are better")
+    first._study.tell = die
+    with pytest.raises(KeyboardInterrupt):
+        end(first, cut_off, number)
+    assert stored(tmp_path)[number].state.name == "RUNNING"
+    second = open_study()
+    assert second.ask().number == number
+    assert second.records[number].reason is None
+    second.report(number, curve(10.0, 12.0))
+    record = end(second, ending, number)
+    assert record.reason == {"failed": "the loss is nan"}.get(ending)
+    assert record.top1 == 12.0 and open_study().records[number] == record
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_a_trial_that_is_gone_is_noticed(open_study, experiment, tmp_path, gone):
+    change = f"DELETE FROM trials WHERE number={gone}"
+    refused = changed_in_trial_2(open_study, tmp_path, change)
+    assert f"trial {gone + 1} was changed by another program: there is no trial {gone}" in refused
+    found, others, _ = read_records(RunFolder(tmp_path / "r"), experiment)
+    assert [record.number for record in found] == sorted({0, 1, 2, 3} - {gone}) and others == 1
+
+
+@pytest.mark.parametrize("claimed", [0, 1, 3, 9])
+def test_a_trial_that_goes_on_with_none_that_was_stopped_is_noticed(
+    open_study, experiment, tmp_path, claimed
+):
+    change = (
+        "INSERT INTO trial_user_attributes (trial_id, key, value_json) "
+        f"SELECT trial_id, 'continues', '{claimed}' FROM trials WHERE number=2"
+    )
+    refused = changed_in_trial_2(open_study, tmp_path, change)
+    assert f"trial 2 was changed by another program: it goes on with trial {claimed}, " in refused
+    found, others, _ = read_records(RunFolder(tmp_path / "r"), experiment)
+    assert [record.number for record in found] == [0, 1, 2, 3] and others == 0
 
 
 def test_a_trial_that_was_cut_off_before_it_had_an_id_counts_for_nothing(

@@ -301,7 +301,8 @@ def storage(text: str) -> str:
         if not path.startswith("/"):
             raise argparse.ArgumentTypeError(f"{text!r} has no whole path; write journal:///PATH")
         return text
-    return f"sqlite:///{absolute(path[1:])}" if kind == "sqlite" else text
+    # With a driver or without: sqlite+pysqlite.
+    return f"{kind}:///{absolute(path[1:])}" if kind.split("+")[0] == "sqlite" else text
 
 
 def run_name(*words: str) -> str:

@@ -164,16 +164,21 @@ def times(searches: Searches) -> list[str]:
 
 
 def draw(searches: Searches, bench: str, file: Path) -> None:
-    """Medians and their intervals: the peers at the left, our parts at the right."""
+    """Medians and their intervals: the peers at the left, our parts at the right, the latter of
+    seeds that all of them have.
+    """
     figure = new_figure(12, 8)
     axes = figure.subplots(1, 2, sharey=True)
     names = ((OURS, *PEERS, "moasha-shipped"), (OURS, *PARTS))
     for axis, methods, title in zip(axes, names, ("peers", "one part off each"), strict=True):
+        found = {m: searches[m, WORKERS] for m in methods if (m, WORKERS) in searches}
+        if methods[1:] == PARTS:
+            seeds = set.intersection(
+                *({each.seed for each in results} for results in found.values())
+            )
+            found = {m: [r for r in results if r.seed in seeds] for m, results in found.items()}
         entries = []
-        for method in methods:
-            results = searches.get((method, WORKERS))
-            if not results:
-                continue
+        for method, results in found.items():
             colour, dashes = LINES[method]
             grid = _grid(results)
             curves = _curves(results, grid)

@@ -1,6 +1,6 @@
 """One run that is killed at random moments and resumed each time, beside one that is left alone.
 
-    python benchmarks/kills.py [--kills 20] [--trials 8] [--epochs 4] [--seed 0] [--data SRC]
+    python benchmarks/kills.py [--kills 20] [--trials 14] [--epochs 4] [--seed 0] [--data SRC]
                                [--sampler gated] [--early-stop gated]
 
 Each kill is `kill -9` of the driver, of a worker, of Ray's node, or of all at once, some seconds
@@ -28,7 +28,7 @@ ENVIRONMENT = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("kills", 20), ("trials", 8), ("epochs", 4), ("seed", 0)):
+    for name, default in (("kills", 20), ("trials", 14), ("epochs", 4), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in (("data", "bands"), ("sampler", "gated"), ("early-stop", "gated")):
         parser.add_argument(f"--{name}", default=default)

@@ -52,12 +52,13 @@ def main() -> int:
 
         killed = Path(scratch) / "killed"
 
-        def come(process: subprocess.Popen) -> None:
+        def come(process: subprocess.Popen, least: int = 0) -> None:
             """Waits for the next moment, such that work is left for all kills that are to come:
             some time in the start, or within the epoch after a few more.
             """
             before, left = epochs_of(killed), said.kills - sum(kills.values())
-            more = rng.randint(0, 2 * (said.trials * said.epochs - before) // (left + 1))
+            most = 2 * (said.trials * said.epochs - before) // (left + 1)
+            more = max(least, rng.randint(0, most))
             deadline = time.monotonic() + (PATIENCE if more else rng.uniform(0.1, start_up))
             while process.poll() is None and time.monotonic() < deadline:
                 if more and epochs_of(killed) >= before + more:
@@ -80,7 +81,7 @@ def main() -> int:
                 strike(process, victim)
             kills[victim] += 1
             if victim == "worker":  # the run goes on by itself, and then the session is ended
-                come(process)
+                come(process, least=1)
                 strike(process, "driver")
             if wait(process, PATIENCE) is None:
                 failures += 1

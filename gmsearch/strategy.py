@@ -11,7 +11,8 @@ to each of these fronts. That is not the hypervolume of all objectives together:
 two accuracies, best at neither for its cost, is worth nothing by it.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, zip_longest
@@ -128,12 +129,25 @@ class Strategy:
         now = Observation(design, at_rungs, len(tops), state, tuple(others))
         self.known[design.known.id] = now
         self._num_results += now.num_results - before.num_results
-        if self._num_results >= max(1, GROWTH * self._num_fitted):
-            # Whoever asks, and when, has no influence on what they are from.
-            self._to_fit, self._num_fitted = list(self.known.values()), self._num_results
+        due = _last_fit(self._num_results)
+        if due > self._num_fitted:
+            # Whoever asks, and when, has no influence on what they are from; nor has a session that
+            # hears of whole trainings at once.
+            self._to_fit, self._num_fitted = list(self._first(due)), due
         if at_rungs != before.tops or "failed" in (state, before.state):
             self.__dict__.pop("_models", None)
         self.__dict__.pop("_proposal", None)
+
+    def _first(self, num_results: int) -> Iterator[Observation]:
+        """What so many results tell, in the order in which designs were met."""
+        for seen in self.known.values():
+            if seen.num_results > num_results:
+                also = tuple(each[:num_results] for each in seen.also)
+                seen = replace(seen, tops=seen.tops[:num_results], also=also)
+            yield seen
+            num_results -= seen.num_results
+            if not num_results:
+                return
 
     def propose(self) -> Worth | None:
         """The new design that is most worth its epochs; None where all are known. It stays the same
@@ -291,6 +305,14 @@ class Strategy:
             reached = each.at_rungs(accuracy)
             row[: len(reached)] = reached
         return tops
+
+
+def _last_fit(num_results: int) -> int:
+    """After how many results, of so many, hyperparameters are fitted last."""
+    last, following = 0, 1
+    while following <= num_results:
+        last, following = following, max(following + 1, math.ceil(GROWTH * following))
+    return last
 
 
 def _drawn(designs: Designs, rng: np.random.Generator) -> list[Design]:

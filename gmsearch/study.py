@@ -121,8 +121,10 @@ class SearchStudy:
         None where all epochs are promised, or nothing is left in the budget; a training that is
         stopped or fails may change the first.
         """
-        if self._unfinished:
-            return self._logged(self._unfinished.pop(0), "go on")
+        while self._unfinished:
+            job = self._unfinished.pop(0)
+            if self._goes_on(job.number):
+                return self._logged(job, "go on")
         if self._baselines and self._may_start:
             name, architecture = self._baselines.pop(0)
             job = self._describe(self._study.ask(), architecture, baseline=name)
@@ -135,6 +137,17 @@ class SearchStudy:
         trial = self._study.ask(self._sampler.distributions())
         job = self._describe(trial, self._space.decode(trial.params))
         return self._logged(job, "new", found)
+
+    def _goes_on(self, number: int) -> bool:
+        """Whether a training that was under way is to go on. A verdict may have been lost with the
+        session that ended there; that it was taken up again is one.
+        """
+        record, notes = self.records[number], self._trials[number].user_attrs
+        is_taken_up = "continues" in notes and len(notes.get("curve", [])) == record.epochs
+        if record.state == "running" and record.curve and not is_taken_up:
+            if not self.report(number, record.curve):
+                self.tell_stopped(number)
+        return self.records[number].state == "running"
 
     def _logged(self, job: Job, what: str, worth: Worth | None = None) -> Job:
         """Notes why a job was chosen."""

@@ -6,6 +6,7 @@ Accuracies are made up, by a function of the network; the study, its storage and
 import hashlib
 import json
 import math
+import random
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -386,6 +387,49 @@ def test_a_continuation_that_a_kill_cut_short_goes_on(tmp_path, monkeypatch):
     taken = [r for r in again.records.values() if r.id == stopped.id]
     assert [r.state for r in taken] == ["running"]
     assert taken[0].number in {again.ask().number for _ in range(len(again._unfinished))}
+
+
+@pytest.mark.parametrize("stops", ["gated", "asha"])
+def test_one_worker_trains_the_same_however_often_it_is_killed(tmp_path, monkeypatch, stops):
+    """A kill before the driver hears of an epoch, or before it does what it decided on it."""
+    monkeypatch.setattr("gmsearch.strategy.POOL", 100)
+    # The least that it may be and the model chooses the last half.
+    experiment = settings(trials=9, early_stop=stops)
+
+    def trained(name: str, kills: random.Random | None) -> dict[str, tuple[str, int]]:
+        folder = RunFolder(tmp_path / name)
+        write_settings(folder, experiment, RunData(90, 500, ("a", "b")))
+
+        def opened() -> SearchStudy:
+            return SearchStudy(folder, experiment, SPACE, log=DecisionLog(folder.decisions_file))
+
+        def is_killed() -> bool:
+            return kills is not None and kills.random() < 0.2
+
+        study = opened()
+        while (job := study.ask()) is not None:
+            whole = curve_of(job.network)
+            for epoch in range(study.records[job.number].epochs + 1, NUM_EPOCHS + 1):
+                write_trial(job.folder, job.network, whole[:epoch])
+                if is_killed():
+                    study = opened()
+                    break
+                goes_on = study.report(job.number, whole[:epoch])
+                if is_killed():
+                    study = opened()
+                    break
+                if not goes_on:
+                    study.tell_stopped(job.number)
+                    break
+            else:
+                study.tell(job.number)
+        return {record.id: (record.state, record.epochs) for record in study.records.values()}
+
+    alone = trained("alone", None)
+    assert {state for state, _ in alone.values()} == {"complete", "stopped"}
+    for seed in range(3):
+        assert trained(f"killed-{seed}", random.Random(seed)) == alone
+        assert replay(tmp_path / f"killed-{seed}").differences == ()
 
 
 @pytest.fixture(scope="module")

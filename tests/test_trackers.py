@@ -103,7 +103,7 @@ def test_a_worker_reports_the_last_epoch_flat_beside_the_curve(monkeypatch, tmp_
     reports = []
     monkeypatch.setattr(worker, "run_trial", lambda *_, **__: iter([curve[:1], curve]))
     monkeypatch.setattr(worker.tune, "report", reports.append)
-    monkeypatch.setattr(worker.torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(worker, "prepare", lambda threads: None)
     config = {"threads": 1, "network": {"timm": "resnet18"}, "recipe": {}, "seed": 0, "gpu": False}
     here = {"folder": str(tmp_path), "mark": str(tmp_path), "checkpoints": None}
     worker.train({**config, **here, "weights": None, "watch": None}, None)

@@ -393,7 +393,7 @@ def test_a_continuation_that_a_kill_cut_short_goes_on(tmp_path, monkeypatch):
 def test_one_worker_trains_the_same_however_often_it_is_killed(tmp_path, monkeypatch, stops):
     """A kill before the driver hears of an epoch, or before it does what it decided on it."""
     monkeypatch.setattr("gmsearch.strategy.POOL", 100)
-    # The least that it may be and the model chooses the last half.
+    # So many that the model chooses some of them.
     experiment = settings(trials=9, early_stop=stops)
 
     def trained(name: str, kills: random.Random | None) -> dict[str, tuple[str, int]]:

@@ -172,7 +172,7 @@ def draw(searches: Searches, bench: str, file: Path) -> None:
     names = ((OURS, *PEERS, "moasha-shipped"), (OURS, *PARTS))
     for axis, methods, title in zip(axes, names, ("peers", "one part off each"), strict=True):
         found = {m: searches[m, WORKERS] for m in methods if (m, WORKERS) in searches}
-        if methods[1:] == PARTS:
+        if found and methods[1:] == PARTS:
             seeds = set.intersection(
                 *({each.seed for each in results} for results in found.values())
             )

@@ -1,0 +1,26 @@
+"""What makes a training faster on a GPU, each with a switch: GMSEARCH_OFF=graph,gate,depthwise.
+
+All of it is chosen by itself where device and shapes allow; what is switched off is as PyTorch has
+it. The environment is read where a network is called, so that a process that measures can compare.
+"""
+
+import os
+from functools import cache
+
+from gmsearch.errors import SettingsError
+
+VARIABLE = "GMSEARCH_OFF"
+SPEEDUPS = ("graph", "gate", "depthwise", "compile")
+
+
+def is_on(speedup: str) -> bool:
+    """Whether a speed-up may be used. Raises SettingsError where the variable names an unknown."""
+    return speedup not in _off(os.environ.get(VARIABLE, ""))
+
+
+@cache
+def _off(names: str) -> frozenset[str]:
+    found = frozenset(name.strip() for name in names.split(",") if name.strip())
+    for name in found - set(SPEEDUPS):
+        raise SettingsError(f"{VARIABLE} has {name!r}; allowed: {', '.join(SPEEDUPS)}")
+    return found

@@ -10,7 +10,7 @@ from functools import cache
 from gmsearch.errors import SettingsError
 
 VARIABLE = "GMSEARCH_OFF"
-SPEEDUPS = ("graph", "gate", "depthwise", "compile")
+SPEEDUPS = ("graph", "gate", "depthwise")
 
 
 def is_on(speedup: str) -> bool:

@@ -33,8 +33,8 @@ from gmsearch.network import Network
 from gmsearch.precision import autocast
 from gmsearch.radii import Watch
 from gmsearch.recipe import Recipe, learning_rate
+from gmsearch.step import Step, make_step
 from gmsearch.streaming import StreamFeed
-from gmsearch.teacher import distillation_loss
 from gmsearch.weights import load_weights
 from gmsearch.zoo import build_network
 
@@ -147,9 +147,10 @@ def train(
     """
     feed = make_feed(dataset, recipe, seed=seed, device=state.device, share=share)
     crew = Crew(state.model, share)
+    take_step = make_step(crew, state.optimizer, recipe, state.teacher)
     while len(state.history) < recipe.num_epochs:
         began, steps_left = time.perf_counter(), feed.num_steps - state.step
-        _train_epoch(state, feed, crew, recipe, on_step)
+        _train_epoch(state, feed, crew, take_step, recipe, on_step)
         trained = time.perf_counter() - began
         train_loss = state.loss.item() / feed.num_steps
         state.step, state.loss = 0, torch.zeros((), device=state.device)
@@ -197,30 +198,19 @@ def _train_epoch(
     state: TrainingState,
     feed: Feed,
     crew: Crew,
+    take_step: Step,
     recipe: Recipe,
     on_step: Callable[[int], None],
 ) -> None:
     """The steps of an epoch that are left; their losses add up in `state`."""
     state.model.train()
-    epoch, num_parts = len(state.history), feed.share.accumulate
+    epoch = len(state.history)
     batches = feed.batches(epoch, state.step)
     for step in range(state.step, feed.num_steps):
-        step_loss = torch.zeros((), device=state.device)
-        lr = learning_rate(recipe, (epoch + (step + 0.5) / feed.num_steps) / recipe.num_epochs)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
-        state.optimizer.zero_grad(set_to_none=True)
-        for part, (batch, target) in enumerate(islice(batches, num_parts)):
-            with crew.collecting(is_last=part == num_parts - 1):
-                with autocast(state.device, recipe.precision):
-                    logits = crew.model(batch)
-                    loss = _loss(state, recipe, batch, logits.float(), target)
-                (loss / num_parts).backward()
-            step_loss += loss.detach() / num_parts
-        state.loss += crew.sum(step_loss) / crew.share.workers
-        if recipe.clip_grad:
-            nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_grad)
-        state.optimizer.step()
+        progress = (epoch + (step + 0.5) / feed.num_steps) / recipe.num_epochs
+        parts = islice(batches, feed.share.accumulate)
+        loss = take_step(parts, learning_rate(recipe, progress))
+        state.loss += crew.sum(loss) / crew.share.workers
         if state.ema is not None:
             state.ema.update(state.model, step=epoch * feed.num_steps + step + 1)
         state.step = step + 1
@@ -244,19 +234,6 @@ def _look_at(
         "band_images": num_images,
         "band_seconds": time.perf_counter() - began,
     }
-
-
-def _loss(
-    state: TrainingState, recipe: Recipe, batch: Tensor, logits: Tensor, target: Tensor
-) -> Tensor:
-    """Cross-entropy, and what a teacher says of the same images."""
-    loss = F.cross_entropy(logits, target, label_smoothing=recipe.label_smoothing)
-    if state.teacher is None:
-        return loss
-    with torch.no_grad():
-        taught = state.teacher(batch).float()
-    theirs = distillation_loss(logits, taught, recipe.temperature)
-    return (1 - recipe.distillation) * loss + recipe.distillation * theirs
 
 
 class Evaluation(NamedTuple):

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "gmsearch"
 FLOORS = (
     {
         *{"errors", "architecture", "cost", "gmnet", "network", "pareto", "recipe", "record"},
-        *{"files", "interval", "palette", "lock", "radii", "bias"},
+        *{"files", "interval", "palette", "lock", "radii", "bias", "speedups"},
     },
     {
         *{"references", "reading", "space", "space_file", "survey", "experiment", "run"},
@@ -30,7 +30,8 @@ FLOORS = (
         *{"fvcore_count", "onnx_export", "folding"},
     },
     {
-        *{"augment", "feeding", "crew", "streaming", "teacher", "training", "checkpoint"},
+        *{"augment", "feeding", "crew", "streaming", "teacher", "step", "training"},
+        *{"checkpoint"},
         *{
             "process",
             "trial",
@@ -81,7 +82,7 @@ DOORS = {
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "process"},
-        *{"augment", "feeding", "crew", "streaming", "teacher", "retraining", "roofline"},
+        *{"augment", "feeding", "crew", "streaming", "teacher", "step", "retraining", "roofline"},
         *{"folding", "timing", "frequency", "precision"},
         *{"predict", "band_accuracy", "bandlimited", "spectra", "inside"},
         *{"reproduce"},

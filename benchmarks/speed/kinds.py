@@ -7,6 +7,8 @@ from torch.profiler import ProfilerActivity, profile
 from variants import Training
 
 KINDS = {  # the first that fits the name of an operator
+    "gate kernel": ("FusedGate",),
+    "depthwise kernel": ("FusedDepthwise",),
     "convolutions back": ("convolution_backward",),
     "convolutions": ("convolution", "conv2d"),
     "matrix products": ("aten::mm", "aten::bmm", "aten::addmm"),
@@ -19,9 +21,12 @@ KINDS = {  # the first that fits the name of an operator
 
 
 def by_kind(training: Training) -> dict[str, float]:
-    """Shares of the time of one step in per cent, the largest first."""
+    """Shares of the time of one step in per cent, the largest first. On a GPU it must be one
+    without a graph, in which operators have no names.
+    """
     on_gpu = training.images.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    training.step()
     with profile(activities=activities) as found:
         training.step()
     time_of = "self_device_time_total" if on_gpu else "self_cpu_time_total"
@@ -30,7 +35,7 @@ def by_kind(training: Training) -> dict[str, float]:
         if not on_gpu or event.device_type == torch.autograd.DeviceType.CPU:
             spent[kind_of(event.key)] += getattr(event, time_of)
     total = sum(spent.values())
-    return {kind: 100 * share / total for kind, share in spent.most_common()}
+    return {kind: 100 * share / total for kind, share in spent.most_common() if share}
 
 
 def kind_of(operator: str) -> str:

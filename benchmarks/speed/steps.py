@@ -1,38 +1,62 @@
-"""Training steps: ours, each of its parts off, and plain PyTorch, in turn on the same batch.
+"""Training steps: ours, each of its parts off, and plain PyTorch, on the same batch.
 
     python benchmarks/speed/steps.py [--networks WHAT ...] [--resolutions PX ...] [--json FILE]
 
 For every network, resolution and batch size, a line for each way of training: images per second,
-the ratio to plain fp32 PyTorch step by step (median and range), what the backward pass keeps of
-the forward pass, the share of the roofline (`roofline.py`), and how far the gradients are from
-those in float64. On a CPU with one thread, as a worker of a search has it; on a GPU where there is
-one.
+the ratio to plain fp32 PyTorch (median and range), the most memory that a GPU had at once, or what
+the backward pass keeps of the forward pass on a CPU, the share of the roofline (`roofline.py`), and
+how far the gradients are from those in float64. On a CPU with one thread, as a worker of a search
+has it, the ways taking turns step by step; on a GPU where there is one, one way after the other,
+since the graphs of all together would not fit its memory.
 """
 
 import argparse
 import json
 import time
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import roofline
 import torch
 from kinds import by_kind
-from variants import NUM_CLASSES, OURS, PLAIN, Training, error_of, has_bf16, variants
+from variants import (
+    NUM_CLASSES,
+    OURS,
+    PLAIN,
+    STOCK,
+    Training,
+    Variant,
+    error_of,
+    has_bf16,
+    variants,
+)
 
+from gmsearch.process import prepare
 from gmsearch.what import resolve
 from gmsearch.zoo import ledger_of
 
 ON_CPU = {64: [16, 32, 128], 128: [32], 224: [16]}  # batch sizes by resolution
-ON_GPU = {64: [128, 1024], 128: [128, 1024], 224: [128, 512]}
+ON_GPU = {64: [64, 256, 1024], 128: [128, 512], 224: [128, 512]}
+STEPS = 10  # of a GPU, between two looks at the clock
+
+
+class Measured(NamedTuple):
+    """Of one way of training."""
+
+    seconds: list[float]  # of a step, turn by turn
+    memory: int  # bytes
+    error: float  # of gradients
 
 
 def main() -> None:
     arguments = parse_arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(1)
+    prepare(1)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread"
+    print(f"{name}, torch {torch.__version__}")
     dtypes = [torch.float32] + [torch.bfloat16] * has_bf16(device)
     ceilings = {dtype: roofline.measure(device, dtype) for dtype in dtypes}
     for dtype, each in ceilings.items():
@@ -41,9 +65,9 @@ def main() -> None:
     rows = []
     for what, resolution in product(arguments.networks, arguments.resolutions):
         for batch_size in arguments.batch_sizes or sizes[resolution]:
-            rows += compare(what, resolution, batch_size, device, arguments.rounds, ceilings)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+            rows += compare(what, resolution, batch_size, device, arguments, ceilings)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 def compare(
@@ -51,58 +75,91 @@ def compare(
     resolution: int,
     batch_size: int,
     device: torch.device,
-    rounds: int,
+    arguments: argparse.Namespace,
     ceilings: dict[torch.dtype, roofline.Ceilings],
 ) -> list[dict[str, Any]]:
     """Prints and returns a line for each way of training."""
+
+    def make(way: Variant) -> Training:
+        return Training(resolve(what), way, resolution, batch_size, str(device))
+
     ways = variants(device)
-    trainings = {
-        name: Training(resolve(what), way, resolution, batch_size, str(device))
-        for name, way in ways.items()
-    }
-    errors = {name: error_of(training) for name, training in trainings.items()}
-    kept = {name: training.saved_bytes() for name, training in trainings.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(-1, rounds):  # the first warms up
-        for name, training in trainings.items():
-            took = timed(training)
-            if turn >= 0:
-                seconds[name].append(took)
+    if not arguments.compile:
+        ways.pop("+ compile", None)
+    measure = one_by_one if device.type == "cuda" else in_turn
+    found = measure({name: (make, way) for name, way in ways.items()}, arguments.rounds)
     ledger = ledger_of(resolve(what), resolution=resolution, num_classes=NUM_CLASSES)
     print(f"\n{what} at {resolution} px, batch of {batch_size}")
-    print(f"{'':26}{'images/s':>9}{'to plain':>22}{'kept':>9}{'roofline':>10}{'gradients':>11}")
+    print(f"{'':26}{'images/s':>9}{'to plain':>22}{'memory':>10}{'roofline':>10}{'gradients':>11}")
     rows = []
-    for name, way in ways.items():
-        ratios = [a / b for a, b in zip(seconds[PLAIN], seconds[name], strict=True)]
-        best = roofline.floor(ledger, batch_size, ceilings[way.precision])
+    for name, each in found.items():
+        ratios = [a / b for a, b in zip(found[PLAIN].seconds, each.seconds, strict=True)]
+        dtype = torch.bfloat16 if ways[name].precision == "bf16" else torch.float32
+        best = roofline.floor(ledger, batch_size, ceilings[dtype])
         row = {
             "network": what,
             "resolution": resolution,
             "batch_size": batch_size,
             "way": name,
-            "images_per_second": batch_size / median(seconds[name]),
+            "images_per_second": batch_size / median(each.seconds),
             "ratios": ratios,
-            "kept_bytes": kept[name],
-            "roofline_share": best / median(seconds[name]),
-            "gradient_error": errors[name],
+            "bytes": each.memory,
+            "roofline_share": best / median(each.seconds),
+            "gradient_error": each.error,
         }
         rows.append(row)
         print(
             f"{name:26}{row['images_per_second']:>9,.0f}{roofline.spread(ratios):>22}"
-            f"{kept[name] / 1e6:>6,.0f} MB{100 * row['roofline_share']:>8.0f} %"
-            f"{errors[name]:>11.1e}",
+            f"{each.memory / 1e6:>7,.0f} MB{100 * row['roofline_share']:>8.0f} %"
+            f"{each.error:>11.1e}",
             flush=True,
         )
-    for name in (PLAIN, OURS):
-        shares = ", ".join(f"{k} {s:.0f} %" for k, s in by_kind(trainings[name]).items())
-        print(f"  {name}: {shares}", flush=True)
+    for name in [PLAIN, STOCK, OURS]:
+        if name in ways:
+            way = ways[name]
+            kinds = by_kind(make(replace(way, off=tuple({*way.off, "graph"}))))
+            shares = ", ".join(f"{kind} {share:.0f} %" for kind, share in kinds.items())
+            rows[list(ways).index(name)]["kinds"] = kinds
+            print(f"  {name}: {shares}", flush=True)
     return rows
 
 
-def timed(training: Training) -> float:
-    began = time.perf_counter()
-    training.step()
-    return time.perf_counter() - began
+def in_turn(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
+    """All ways, step by step."""
+    trainings = {name: make(way) for name, (make, way) in ways.items()}
+    errors = {name: error_of(training) for name, training in trainings.items()}
+    kept = {name: training.saved_bytes() for name, training in trainings.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(-1, rounds):  # the first warms up
+        for name, training in trainings.items():
+            began = time.perf_counter()
+            training.step()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: Measured(seconds[name], kept[name], errors[name]) for name in ways}
+
+
+def one_by_one(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
+    """Each way by itself on a GPU."""
+    found = {}
+    for name, (make, way) in ways.items():
+        training = make(way)
+        error = error_of(training)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        seconds = []
+        for turn in range(-1, rounds):  # the first warms up, and captures
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            for _ in range(STEPS):
+                training.step()
+            torch.cuda.synchronize()
+            if turn >= 0:
+                seconds.append((time.perf_counter() - began) / STEPS)
+        found[name] = Measured(seconds, torch.cuda.max_memory_allocated(), error)
+        del training
+        torch.cuda.empty_cache()
+    return found
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -110,7 +167,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=["gmnet_s1", "gmnet@300M"], metavar="WHAT")
     parser.add_argument("--resolutions", type=int, nargs="+", default=[64, 128, 224], metavar="PX")
     parser.add_argument("--batch-sizes", type=int, nargs="+", metavar="N")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="steps of each, in turn")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, on a GPU")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()
 

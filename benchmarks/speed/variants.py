@@ -1,8 +1,9 @@
 """The ways of training that are compared: a network, its optimizer, and one step."""
 
 import copy
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,9 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmsearch.block import use_algebra
+from gmsearch.crew import Crew
 from gmsearch.depthwise import DepthwiseConv2d
+from gmsearch.feeding import ALONE
 from gmsearch.network import Network
 from gmsearch.pointwise import PointwiseConv2d, StridedPointwise
+from gmsearch.recipe import Recipe
+from gmsearch.speedups import SPEEDUPS, VARIABLE
+from gmsearch.step import make_step
 from gmsearch.zoo import build_network
 
 NUM_CLASSES = 100
@@ -24,44 +30,46 @@ class Variant:
     """`gmsearch` is all of it; what is off is as PyTorch has it."""
 
     channels_last: bool = True
-    own_depthwise: bool = True  # gmsearch.depthwise
-    own_pointwise: bool = True  # gmsearch.pointwise
+    own_depthwise: bool = True  # gmsearch.depthwise, on a CPU
+    own_pointwise: bool = True  # gmsearch.pointwise, on a CPU
     algebra: bool = True  # gmsearch.block.use_algebra
     fused_optimizer: bool = True
-    precision: torch.dtype = torch.float32
+    precision: str = "fp32"
     compiled: bool = False
+    off: tuple[str, ...] = ()  # of gmsearch.speedups, on a GPU
 
 
-OURS, PLAIN = "gmsearch", "plain fp32"
+OURS, PLAIN, STOCK = "gmsearch", "plain fp32", "plain bf16 channels_last"
 
 
 def variants(device: torch.device) -> dict[str, Variant]:
     """Plain PyTorch, ours, and ours with each of its parts off."""
-    narrow = has_bf16(device)
-    ours = Variant(precision=torch.bfloat16 if device.type == "cuda" else torch.float32)
-    found = {
-        PLAIN: Variant(
-            channels_last=False,
-            own_depthwise=False,
-            own_pointwise=False,
-            algebra=False,
-            fused_optimizer=False,
-        ),
-        OURS: ours,
-        "- channels_last": replace(ours, channels_last=False),
-        "- own depthwise": replace(ours, own_depthwise=False),
-        "- own pointwise": replace(ours, own_pointwise=False),
-        "- algebra": replace(ours, algebra=False),
-        "- fused optimizer": replace(ours, fused_optimizer=False),
-    }
+    on_gpu, narrow = device.type == "cuda", has_bf16(device)
+    ours = Variant(precision="bf16" if on_gpu and narrow else "fp32")
+    plain = Variant(
+        channels_last=False,
+        own_depthwise=False,
+        own_pointwise=False,
+        algebra=False,
+        fused_optimizer=False,
+        off=SPEEDUPS,
+    )
+    found = {PLAIN: plain}
     if narrow:
-        stock = replace(found[PLAIN], channels_last=True, precision=torch.bfloat16)
-        found["plain bf16 channels_last"] = stock
-        other = torch.float32 if ours.precision == torch.bfloat16 else torch.bfloat16
-        name = "- bf16" if other == torch.float32 else "+ bf16"
-        found[name] = replace(ours, precision=other)
-    if device.type == "cuda":
+        found[STOCK] = replace(plain, channels_last=True, precision="bf16")
+    found |= {OURS: ours, "- channels_last": replace(ours, channels_last=False)}
+    if on_gpu:
+        for name in SPEEDUPS:
+            found[f"- {name}"] = replace(ours, off=(name,))
         found["+ compile"] = replace(ours, compiled=True)
+    else:
+        found["- own depthwise"] = replace(ours, own_depthwise=False)
+        found["- own pointwise"] = replace(ours, own_pointwise=False)
+    found["- algebra"] = replace(ours, algebra=False)
+    found["- fused optimizer"] = replace(ours, fused_optimizer=False)
+    if narrow:
+        other = "fp32" if ours.precision == "bf16" else "bf16"
+        found["- bf16" if other == "fp32" else "+ bf16"] = replace(ours, precision=other)
     return found
 
 
@@ -70,6 +78,17 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(False)
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+@contextmanager
+def switched_off(names: tuple[str, ...]) -> Iterator[None]:
+    """Some of gmsearch.speedups."""
+    before = os.environ.get(VARIABLE, "")
+    os.environ[VARIABLE] = ",".join(names)
+    try:
+        yield
+    finally:
+        os.environ[VARIABLE] = before
 
 
 class Training:
@@ -91,30 +110,32 @@ class Training:
         layout = torch.channels_last if variant.channels_last else torch.contiguous_format
         self.model = model.to(device=device, memory_format=layout)
         self.images = images.to(device=device, memory_format=layout)
-        self.optimizer = torch.optim.AdamW(
+        self.variant = variant
+        optimizer = torch.optim.AdamW(
             model.parameters(), LEARNING_RATE, fused=variant.fused_optimizer
         )
-        self.precision = variant.precision
-        self.forward: Callable[[Tensor], Tensor] = model
         if variant.compiled:
-            self.forward = torch.compile(model)
-
-    def loss(self) -> Tensor:
-        kind, narrow = self.images.device.type, self.precision == torch.bfloat16
-        with torch.autocast(kind, torch.bfloat16, enabled=narrow):
-            logits = self.forward(self.images)
-        return F.cross_entropy(
-            logits if logits.dtype == torch.float64 else logits.float(), self.targets
-        )
+            model.compile()
+        with switched_off(variant.off):
+            recipe = Recipe(precision=variant.precision, label_smoothing=0.0)
+            self._take_step = make_step(Crew(model, ALONE), optimizer, recipe)
 
     def step(self) -> None:
-        """What the training loop does for a batch, without feeding."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.loss().backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        if self.images.device.type == "cuda":
-            torch.cuda.synchronize()
+        """What the training loop does for a batch, without feeding; a GPU goes on by itself."""
+        with switched_off(self.variant.off):
+            self._take_step([(self.images, self.targets)], LEARNING_RATE)
+
+    def loss(self, images: Tensor | None = None) -> Tensor:
+        """Of some of the images, or all of them."""
+        images = self.images if images is None else images
+        narrow = self.variant.precision == "bf16"
+        with (
+            switched_off(self.variant.off),
+            torch.autocast(images.device.type, torch.bfloat16, enabled=narrow),
+        ):
+            logits = self.model(images)
+        wide = logits if logits.dtype == torch.float64 else logits.float()
+        return F.cross_entropy(wide, self.targets[: len(images)])
 
     def saved_bytes(self) -> int:
         """What the backward pass keeps of the forward pass, each storage once, no parameters."""
@@ -134,6 +155,7 @@ class Training:
 
 
 POINTWISE = PointwiseConv2d, StridedPointwise
+FEW = 32  # images, of which gradients are compared
 
 
 def without_ours(
@@ -145,14 +167,6 @@ def without_ours(
             module.__class__ = nn.Conv2d
 
 
-def gradients(training: Training) -> dict[str, Tensor]:
-    """Of one batch, in float64, by parameter; those that are spared have none."""
-    training.model.zero_grad(set_to_none=True)
-    training.loss().backward()
-    named = training.model.named_parameters()
-    return {name: p.grad.double().flatten() for name, p in named if p.grad is not None}
-
-
 def error_of(training: Training) -> float:
     """How far the gradients of a fresh training are from those of the same network in float64 with
     torch's own operators: the norm of the difference, as a share of the norm.
@@ -162,7 +176,15 @@ def error_of(training: Training) -> float:
     without_ours(exact.model)
     use_algebra(exact.model, on=False)
     exact.images, exact.targets = training.images.double(), training.targets
-    exact.precision, exact.forward = torch.float64, exact.model
-    ours, theirs = gradients(training), gradients(exact)
+    exact.variant = replace(training.variant, precision="fp32", off=SPEEDUPS)
+    ours, theirs = _gradients(training), _gradients(exact)
     wanted = torch.cat([theirs[name] for name in ours])
     return float((torch.cat(list(ours.values())) - wanted).norm() / wanted.norm())
+
+
+def _gradients(training: Training) -> dict[str, Tensor]:
+    """In float64, by parameter; those that are spared have none."""
+    training.model.zero_grad(set_to_none=True)
+    training.loss(training.images[:FEW]).backward()
+    named = training.model.named_parameters()
+    return {name: p.grad.double().flatten() for name, p in named if p.grad is not None}

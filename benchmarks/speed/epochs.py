@@ -5,17 +5,18 @@
 FOLDER has images in ImageNet layout. timm's side is what `train.py` of its repository does with
 `--model gmnet… --opt adamw --smoothing 0.1 --clip-grad 1`, with and without `--channels-last`: its
 loader, its transform (resized crops, flips, no RandAugment), its loss, optimizer and loop; the
-network has torch's own convolutions. Ours is the loop of a search trial on a pack of FOLDER, which
-is made once for all trials and not counted; its time is printed. Each trains some batches in turn;
-ratios are of the same round.
+network has torch's own convolutions. On a GPU it has `--amp --amp-dtype bfloat16` too, its
+prefetcher, and a worker for each core. Ours is the loop of a search trial on a pack of FOLDER,
+which is made once for all trials and not counted; its time is printed. Each trains some batches in
+turn; ratios are of the same round.
 """
 
 import argparse
 import json
+import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 
@@ -29,18 +30,25 @@ from variants import without_ours
 
 from gmsearch import data
 from gmsearch.network import Network
+from gmsearch.process import prepare
 from gmsearch.recipe import Recipe
 from gmsearch.training import start, train
 from gmsearch.what import resolve
 from gmsearch.zoo import build_network
 
-FEW = 4  # batches of a turn
+ON_CPU, ON_GPU = 4, 40  # batches of a turn
 
 
 def timms(
-    network: Network, folder: Path, resolution: int, batch_size: int, channels_last: bool
+    network: Network,
+    folder: Path,
+    resolution: int,
+    batch_size: int,
+    channels_last: bool,
+    device: torch.device,
 ) -> Iterator[None]:
     """A step of timm's `train_one_epoch` (train.py, timm 1.0) for every item."""
+    on_gpu = device.type == "cuda"
     dataset = create_dataset("", root=str(folder), split="train")
     loader = create_loader(
         dataset,
@@ -48,13 +56,14 @@ def timms(
         batch_size,
         is_training=True,
         color_jitter=0.0,
-        num_workers=0,
-        use_prefetcher=False,
-        persistent_workers=False,
-        device=torch.device("cpu"),
+        num_workers=(os.cpu_count() or 1) if on_gpu else 0,
+        use_prefetcher=on_gpu,
+        pin_memory=on_gpu,
+        persistent_workers=on_gpu,
+        device=device,
     )
     num_classes = len(dataset.reader.class_to_idx)
-    model = build_network(network, num_classes, resolution)
+    model = build_network(network, num_classes, resolution).to(device)
     without_ours(model)
     if channels_last:
         model.to(memory_format=torch.channels_last)
@@ -67,7 +76,8 @@ def timms(
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad()
-            loss = loss_fn(model(images), target)
+            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+                loss = loss_fn(model(images), target)
             loss.backward()
             dispatch_clip_grad(model.parameters(), value=1.0, mode="norm")
             optimizer.step()
@@ -75,54 +85,42 @@ def timms(
             yield
 
 
-class _Enough(Exception):
-    """Ends the loop in the middle of an epoch, from where it can go on."""
-
-
-def ours(network: Network, dataset: data.Dataset, recipe: Recipe) -> Callable[[], float]:
-    """Trains some steps as a search trial does; returns the seconds of one."""
-    settings = {"seed": 0, "resolution": dataset.resolution}
+def ours(network: Network, dataset: data.Dataset, recipe: Recipe, device: str) -> Iterator[float]:
+    """Trains as a search trial does; gives the seconds of a step, epoch by epoch."""
+    settings: dict = {"seed": 0, "resolution": dataset.resolution, "device": device}
     state = start(network, len(dataset.classes), recipe, **settings)
-    marks: list[float] = []
-
-    def on_step(_num_steps: int) -> None:
-        marks.append(time.perf_counter())
-        if len(marks) > FEW:
-            raise _Enough
-
-    def turn() -> float:
-        marks.clear()
-        with suppress(_Enough):
-            next(train(state, dataset, recipe, seed=0, on_step=on_step))
-        return (marks[-1] - marks[0]) / FEW
-
-    return turn
+    steps = round(recipe.train_share * len(dataset.train)) // recipe.batch_size
+    for result in train(state, dataset, recipe, seed=0):
+        yield (result.seconds - (result.evaluation_seconds or 0)) / steps
 
 
-def steps_of(training: Iterator[None]) -> Callable[[], float]:
-    def turn() -> float:
+def steps_of(training: Iterator[None], few: int) -> Iterator[float]:
+    while True:
         began = time.perf_counter()
-        for _ in range(FEW):
+        for _ in range(few):
             next(training)
-        return (time.perf_counter() - began) / FEW
-
-    return turn
+        yield (time.perf_counter() - began) / few
 
 
 def compare(what: str, folder: Path, dataset: data.Dataset, batch_size: int, rounds: int) -> dict:
     """Prints and returns images per second of each, and the ratios to timm's loop."""
     network, px = resolve(what), dataset.resolution
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    few = ON_GPU if device.type == "cuda" else ON_CPU
+    share = min(1.0, (few + 0.5) * batch_size / len(dataset.train))
+    recipe = Recipe(batch_size=batch_size, train_share=share, num_epochs=1 + rounds)
+    theirs = network, folder, px, batch_size
     ways = {
-        "timm": steps_of(timms(network, folder, px, batch_size, channels_last=False)),
-        "timm --channels-last": steps_of(timms(network, folder, px, batch_size, True)),
-        "gmsearch": ours(network, dataset, Recipe(batch_size=batch_size)),
+        "timm": steps_of(timms(*theirs, channels_last=False, device=device), few),
+        "timm --channels-last": steps_of(timms(*theirs, channels_last=True, device=device), few),
+        "gmsearch": ours(network, dataset, recipe, device.type),
     }
     for turn in ways.values():
-        turn()
+        next(turn)
     seconds = {name: list[float]() for name in ways}
     for _ in range(rounds):
         for name, turn in ways.items():
-            seconds[name].append(turn())
+            seconds[name].append(next(turn))
     print(f"\n{what} at {px} px, batch of {batch_size}")
     found: dict = {"network": what, "resolution": px, "batch_size": batch_size}
     for name, took in seconds.items():
@@ -135,7 +133,7 @@ def compare(what: str, folder: Path, dataset: data.Dataset, batch_size: int, rou
 
 def main() -> None:
     arguments = parse_arguments()
-    torch.set_num_threads(1)
+    prepare(1)
     with tempfile.TemporaryDirectory() as scratch:
         began = time.perf_counter()
         source, cache = str(arguments.folder), Path(scratch)

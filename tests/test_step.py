@@ -141,12 +141,12 @@ def test_nothing_waits_for_the_gpu_within_an_epoch(dataset, monkeypatch):
     """PyTorch raises where a call would wait for the device."""
     monkeypatch.setenv(VARIABLE, "")
     state, recipe = _training(flip=True, min_crop_area=0.5, mixup=0.8, cutmix=0.2)
-    num_seen = 0
+    num_seen = 0  # of all epochs; an epoch calls once less than it has steps
 
     def on_step(num_steps):
         nonlocal num_seen
         num_seen += 1
-        late = WARM_UP + 2 <= num_seen % num_steps < num_steps - 1
+        late = WARM_UP + 2 <= num_seen % (num_steps - 1)  # the last call of an epoch is not
         torch.cuda.set_sync_debug_mode("error" if late else "default")
 
     try:
@@ -170,3 +170,20 @@ def test_the_accuracy_is_that_of_a_cpu(dataset, monkeypatch):
         torch.testing.assert_close(ours, on_cpu.eval()(images), rtol=1e-3, atol=1e-3)
     assert last.train_loss < 2.5
     assert evaluate(on_cpu, [(images, torch.zeros(64, dtype=torch.int64))]).num_finite == 64
+
+
+@pytest.mark.gpu
+def test_a_step_is_one_launch(monkeypatch):
+    """Counted by the profiler: a graph, and a few kernels that copy its inputs and set the rate."""
+    monkeypatch.setenv(VARIABLE, "")
+    state, recipe = _training()
+    take_step = make_step(Crew(state.model.train(), ALONE), state.optimizer, recipe)
+    batches = list(_batches(WARM_UP + 2))
+    for batch in batches[:-1]:
+        take_step([batch], lr=1e-3)
+    activities = torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA
+    with torch.profiler.profile(activities=activities) as profiled:
+        take_step([batches[-1]], lr=1e-3)
+    calls = {event.key: event.count for event in profiled.key_averages()}
+    assert calls["cudaGraphLaunch"] == 1
+    assert calls.get("cudaLaunchKernel", 0) <= 8

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gmsearch.architecture import FORMS, Stage
 from gmsearch.depthwise import DepthwiseConv2d
-from gmsearch.gates import ACTIVATIONS, Gate
+from gmsearch.gates import ACTIVATIONS, Gate, can_fuse
 from gmsearch.pointwise import PointwiseConv2d
 
 LAYER_SCALE = 1e-6
@@ -56,6 +56,11 @@ class ConvBN(nn.Sequential):
             x = module(x)
         return x
 
+    def without_bias(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The convolution of x, and the bias that is still to be added."""
+        assert self.conv.bias is not None
+        return convolve(self.conv, x, self.conv.weight, None), self.conv.bias
+
 
 def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What a convolution makes of x with other weights in the place of its own."""
@@ -95,11 +100,7 @@ class Block(nn.Module):
         self.folds_scale = False
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.spatial(self.dwconv(x))
-        if self.f2 is None:
-            h = self.expand(self.f1(h))  # N, ratio*C, H, W
-        else:
-            h = self.expand(self.f1(h), self.f2(h))  # N, ratio*C, H, W
+        h = self._expanded(self.spatial(self.dwconv(x)))  # N, ratio*C, H, W
         h = self.g(h)
         if self.folds_scale and self.training and not torch.jit.is_scripting():
             conv: nn.Conv2d = self.dwconv2.conv
@@ -108,6 +109,18 @@ class Block(nn.Module):
             return x + self.drop_path(convolve(conv, h, weight, bias))
         h = self.output(self.dwconv2(h))
         return x + self.drop_path(self.gamma.view(-1, 1, 1) * h)
+
+    def _expanded(self, h: Tensor) -> Tensor:
+        """The gate or the activation of the projections; a gate that is one kernel adds biases."""
+        if not torch.jit.is_scripting():
+            if self.training and isinstance(self.expand, Gate):
+                if self.expand.takes_biases and can_fuse(h):
+                    first = self.f1.without_bias(h)
+                    second = () if self.f2 is None else self.f2.without_bias(h)
+                    return self.expand.with_biases(*first, *second)
+        if self.f2 is None:
+            return self.expand(self.f1(h))
+        return self.expand(self.f1(h), self.f2(h))
 
 
 def use_algebra(model: nn.Module, on: bool = True) -> None:

@@ -1,12 +1,19 @@
 """The gates as modules: s(P h)·Q h, one class for every form.
 
 A form is a row of `architecture.FORMS` that names its operators P and Q; the operators and the
-activations are the rows of the two tables below.
+activations are the rows of the two tables below. In training on a GPU the product is one kernel,
+where `can_fuse` says so; everywhere else it is plain PyTorch, and the modules are the same.
 """
 
+import os
+from functools import cache
+from importlib.util import find_spec
+
+import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
+from gmsearch import speedups
 from gmsearch.architecture import FORMS
 from gmsearch.depthwise import DepthwiseConv2d
 from gmsearch.pointwise import PointwiseConv2d
@@ -46,6 +53,59 @@ class Gate(nn.Module):
         self.gate = OPERATORS[FORMS[form].gate](width)
         self.act = ACTIVATIONS[activation]()
         self.value = OPERATORS[FORMS[form].value](width)
+        self.activation = activation
+        self.takes_biases = FORMS[form].gate == FORMS[form].value == "same"
 
     def forward(self, h: Tensor, k: Tensor | None = None) -> Tensor:
-        return self.act(self.gate(h)) * self.value(h if k is None else k)
+        p, q = self.gate(h), self.value(h if k is None else k)
+        if not torch.jit.is_scripting():
+            if self.training and can_fuse(p, q):
+                from gmsearch.fused_gate import fused_gate
+
+                return fused_gate(self.activation, p, None if q is p else q)
+        return self.act(p) * q
+
+    def with_biases(
+        self, h: Tensor, bias: Tensor, k: Tensor | None = None, k_bias: Tensor | None = None
+    ) -> Tensor:
+        """The gate of h + bias, and of k + k_bias if there are two; biases are (C,).
+
+        For forms whose P and Q are the identity.
+        """
+        if can_fuse(h, h if k is None else k):
+            from gmsearch.fused_gate import fused_gate
+
+            return fused_gate(self.activation, h, k, bias=bias, value_bias=k_bias)
+        h = h + bias.view(-1, 1, 1).to(h.dtype)
+        if k is None or k_bias is None:
+            return self(h)
+        return self(h, k + k_bias.view(-1, 1, 1).to(k.dtype))
+
+
+FUSED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def can_fuse(*features: Tensor) -> bool:
+    """Whether a gate of these can be the kernel of `fused_gate`.
+
+    They are of one shape (N, C, H, W), in channels_last, on a GPU with Triton, or on a CPU where
+    it interprets its kernels (TRITON_INTERPRET=1); nobody compiles, traces or switched it off.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    first = features[0]
+    return (
+        all(type(x) is Tensor for x in features)  # not a proxy of torch.fx, not a fake
+        and (first.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
+        and first.ndim == 4
+        and first.numel() > 0
+        and all(x.shape == first.shape and x.dtype in FUSED_TYPES for x in features)
+        and all(x.is_contiguous(memory_format=torch.channels_last) for x in features)
+        and speedups.is_on("gate")
+        and _has_triton()
+    )
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

@@ -26,6 +26,7 @@ FLOORS = (
         *{"data.selection", "data.packs", "data.packing", "data.cache", "data.receiving"},
         *{"data.opening", "data.streamed", "data.shrinking"},
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
+        *{"fused_depthwise"},
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "folding"},
     },
@@ -79,6 +80,7 @@ FOREIGN_TO_TRAINING = {"pydantic", "optuna", "ray", "rich", "yaml", "matplotlib"
 # Which modules may import a package, wherever in the file.
 DOORS = {
     "torch": {
+        *{"fused_depthwise"},
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "process"},
@@ -117,6 +119,7 @@ DOORS = {
     "scipy": {"resolved", "agreement", "ranking", "surrogate", "gain", "contrasts"},
     "matplotlib": {"figure_file", "picture", "report.drawing"},
     "tensorboardX": {"tensorboard"},
+    "triton": {"fused_depthwise"},
     "PIL": {"data.decoding", "data.sources", "data.named", "data.streamed"},
 }
 

@@ -37,8 +37,9 @@ PROGRAMS = 264  # that keep a large GPU busy: two on each of 132 multiprocessors
 
 def can_run(x: Tensor, weight: Tensor) -> bool:
     """Whether `depthwise` takes images x (N, C, H, W) and weights (C, 1, k, k)."""
+    on_device = x.is_cuda and x.get_device() == torch.cuda.current_device()
     return (
-        (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
+        (on_device or os.environ.get("TRITON_INTERPRET") == "1")
         and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
         and x.ndim == 4
         and 0 < x.numel() < MOST_ELEMENTS
@@ -194,7 +195,8 @@ def _best_block(channels: int, most: int) -> int:
     return min(sizes, key=lambda size: (triton.cdiv(channels, size) * size, -size))
 
 
-# Numbers are not specialised: a search has many widths and sizes, and a variant compiles for seconds.
+# Numbers are not specialised: a search has many widths and sizes, and each variant takes seconds to
+# compile.
 @triton.jit(do_not_specialize=["turned", "lanes", "groups", "height", "width"])
 def _convolve(
     x_at,

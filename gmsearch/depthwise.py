@@ -1,4 +1,4 @@
-"""A depthwise convolution that trains fast on a CPU.
+"""A depthwise convolution that trains fast, on a CPU and on a GPU.
 
 PyTorch's CPU library computes the weight gradient of a depthwise convolution 10-40 times slower
 than the convolution itself where the kernel is wider than 3 or the image smaller than it, so that
@@ -9,8 +9,13 @@ it takes most of a training step of networks like GmNet. Two exact rewritings av
   feature maps of side s no weight further than s - 1 from the centre meets anything but padding.
 - The weight gradient is computed for columns of the kernel, three at a time, each as the weight
   gradient of a narrow convolution on a shifted image.
+
+On a GPU it has kernels of its own (`fused_depthwise.py`), where PyTorch comes with Triton.
 """
 
+import os
+from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -36,6 +41,8 @@ class DepthwiseConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with other weights in the place of its own."""
         if not torch.jit.is_scripting():
+            if trains_on_gpu(self, x, weight):
+                return _kernels().depthwise(x, weight, bias)  # type: ignore[union-attr]
             if trains_on_cpu(self, x):
                 cut = max(0, self.kernel_size[0] // 2 + 1 - max(x.shape[-2:]))
                 weight = weight[:, :, cut:-cut, cut:-cut] if cut else weight
@@ -47,6 +54,27 @@ def trains_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether gradients of a convolution of images x (N, C, H, W) will be asked for on a CPU."""
     trains = conv.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
     return trains and x.device.type == "cpu" and x.ndim == 4
+
+
+def trains_on_gpu(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
+    """Whether gradients will be asked for where our kernels run (or Triton's interpreter)."""
+    trains = conv.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if not trains or not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
+        return False
+    kernels = _kernels()
+    return kernels is not None and kernels.can_run(x, weight)
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """The kernels for a GPU; None without Triton, which a PyTorch for CPUs does not bring."""
+    try:
+        from gmsearch import fused_depthwise
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        return None
+    return fused_depthwise
 
 
 # A tracer of torch.fx takes it as a whole, as it takes nn.Conv2d: where it goes hangs on its input.

@@ -139,6 +139,7 @@ def test_networks_on_a_cpu_never_load_triton():
     program = """
 import sys, torch
 from gmsearch.gmnet import gmnet
+from gmsearch.model import build
 sys.modules["triton"] = None  # an import of it raises
 model = build(gmnet("gmnet_s1", base_width=8), 4).train()
 model(torch.randn(2, 3, 32, 32)).sum().backward()

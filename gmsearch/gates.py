@@ -6,6 +6,7 @@ where `can_fuse` says so; everywhere else it is plain PyTorch, and the modules a
 """
 
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 
@@ -60,9 +61,7 @@ class Gate(nn.Module):
         p, q = self.gate(h), self.value(h if k is None else k)
         if not torch.jit.is_scripting():
             if self.training and can_fuse(p, q):
-                from gmsearch.fused_gate import fused_gate
-
-                return fused_gate(self.activation, p, None if q is p else q)
+                return _kernel()(self.activation, p, None if q is p else q)
         return self.act(p) * q
 
     def with_biases(
@@ -73,9 +72,7 @@ class Gate(nn.Module):
         For forms whose P and Q are the identity.
         """
         if can_fuse(h, h if k is None else k):
-            from gmsearch.fused_gate import fused_gate
-
-            return fused_gate(self.activation, h, k, bias=bias, value_bias=k_bias)
+            return _kernel()(self.activation, h, k, bias=bias, value_bias=k_bias)
         h = h + bias.view(-1, 1, 1).to(h.dtype)
         if k is None or k_bias is None:
             return self(h)
@@ -104,6 +101,13 @@ def can_fuse(*features: Tensor) -> bool:
         and speedups.is_on("gate")
         and _has_triton()
     )
+
+
+def _kernel() -> Callable[..., Tensor]:
+    """Loads Triton, which not every machine has."""
+    from gmsearch.fused_gate import fused_gate
+
+    return fused_gate
 
 
 @cache

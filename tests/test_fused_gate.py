@@ -4,9 +4,9 @@ import copy
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
-import fused_gates
 import pytest
 import torch
 from torch import nn
@@ -16,7 +16,11 @@ from gmsearch.architecture import ACTIVATIONS
 from gmsearch.errors import SettingsError
 from gmsearch.gates import Gate, can_fuse
 from gmsearch.gmnet import gmnet
-from gmsearch.model import build
+
+pytest.importorskip("triton")  # torch for CPUs alone comes without
+import fused_gates  # noqa: E402
+
+from gmsearch import fused_gate  # noqa: E402
 
 REAL = [(256, 72, 32, 32), (256, 120, 32, 32), (256, 480, 8, 8), (128, 2176, 7, 7), (3, 24, 5, 5)]
 
@@ -37,6 +41,31 @@ def interpret(*arguments: str) -> None:
 @pytest.mark.parametrize("what", ["gates", "networks"])
 def test_the_kernel_computes_what_pytorch_does(what):
     interpret(what, "few")
+
+
+@pytest.mark.slow
+def test_kernels_are_compiled_to_wide_reads_and_writes():
+    """For an H100, without one: 16 bytes at a time, and as many of them as there are numbers."""
+    from triton import compile as compiled
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    for activation, kernel in product(ACTIVATIONS, (fused_gate._forward, fused_gate._backward)):
+        constants = dict(ACTIVATION=activation, ROWS=fused_gate.ROWS, LINE=fused_gate.LINE)
+        types, aligned, features = dict[str, str](), {}, 0
+        for index, name in enumerate(kernel.arg_names):
+            of_bias = "bias" in name
+            features += name.endswith("_at") and not of_bias
+            pointer = "*fp32" if of_bias else "*bf16"
+            types[name] = pointer if name.endswith("_at") else "i32"
+            if name in constants:
+                types[name] = "constexpr"
+            elif name.endswith("_at") or name == "count":
+                aligned[index,] = [["tt.divisibility", 16]]
+        source = ASTSource(kernel, types, constants, aligned)
+        code = compiled(source, target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+        numbers = fused_gate.ROWS * fused_gate.LINE // 128  # of a thread
+        assert code.count("global.v4.b32") == features * numbers * 2 // 16, (activation, kernel)
 
 
 @pytest.mark.slow
@@ -82,10 +111,8 @@ class TestWhereItIsUsed:
         def kernel(*_, **__):
             raise AssertionError("the kernel is used")
 
-        import gmsearch.fused_gate
-
-        monkeypatch.setattr(gmsearch.fused_gate, "fused_gate", kernel)
-        gate, x = Gate("self", "relu6", 3).train(), self.features(2, 3, 4, 5)
+        monkeypatch.setattr(fused_gate, "fused_gate", kernel)
+        gate, x = nn.Sequential(Gate("self", "relu6", 3)).train(), self.features(2, 3, 4, 5)
         with pytest.raises(AssertionError, match="the kernel is used"):
             gate(x)
         right = x.clamp(0, 6) * x
@@ -99,6 +126,13 @@ class TestWhereItIsUsed:
         ]
         for way in ways:
             assert torch.equal(way(x), right), way
+
+    def test_a_whole_network_is_scripted(self, monkeypatch):
+        model = fused_gates.training(fused_gates.networks()["twin.expand"], algebra=False)
+        images = self.features(2, 3, 64, 64)
+        scripted = torch.jit.script(model)
+        monkeypatch.setenv("GMSEARCH_OFF", "gate")
+        torch.testing.assert_close(scripted(images), model(images))
 
 
 def test_networks_on_a_cpu_never_load_triton():
@@ -130,11 +164,14 @@ class TestOnAGPU:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("kind", fused_gates.KINDS)
     def test_the_kernel_at_real_sizes(self, kind, dtype):
-        for activation in ACTIVATIONS:
-            fused_gates.check_gate(activation, kind, REAL[0], "cuda", dtype)
-            fused_gates.check_ends(activation, "cuda")
-        for shape in REAL[1:]:
+        for shape in REAL:
             fused_gates.check_gate("relu6", kind, shape, "cuda", dtype)
+
+    @pytest.mark.parametrize("activation", ACTIVATIONS)
+    def test_every_activation(self, activation):
+        fused_gates.check_gate(activation, "twin", REAL[0], "cuda", torch.bfloat16)
+        fused_gates.check_gate(activation, "self+bias", REAL[0], "cuda", torch.float32)
+        fused_gates.check_ends(activation, "cuda")
 
     def test_networks(self, monkeypatch):
         monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
@@ -148,23 +185,21 @@ class TestOnAGPU:
         h = h.contiguous(memory_format=torch.channels_last)
         h[-1:] = last
         bias = torch.linspace(-2, 2, 72, device="cuda")
-        from gmsearch.fused_gate import fused_gate
-
-        out = fused_gate("relu6", h, bias=bias)
-        assert torch.equal(out[-1:], fused_gate("relu6", last, bias=bias))
+        out = fused_gate.fused_gate("relu6", h, bias=bias)
+        assert torch.equal(out[-1:], fused_gate.fused_gate("relu6", last, bias=bias))
         assert torch.equal(out[0], out[-2])
 
     def test_the_same_inputs_give_the_same_bits(self):
         given = fused_gates.inputs("twin", REAL[0], "cuda", torch.bfloat16)
         grad = fused_gates.features(REAL[0], 2, "cuda", torch.bfloat16)
-        from gmsearch.fused_gate import fused_gate
-
-        first, second = (fused_gates.results(fused_gate, "gelu", given, grad) for _ in range(2))
+        first, second = (
+            fused_gates.results(fused_gate.fused_gate, "gelu", given, grad) for _ in range(2)
+        )
         assert all(map(torch.equal, first, second))
 
     @pytest.mark.parametrize("form", ["self", "twin", "dw"])
     def test_a_cuda_graph_of_a_step_replays_it_on_other_images(self, form):
-        """In bf16 as a training has it; the same bits as without a graph."""
+        """In bf16 as a training has it; the gradients as without a graph."""
         architecture = fused_gates.networks()[f"{form}.expand"]
         model = fused_gates.training(architecture, algebra=True).cuda()
         torch.manual_seed(1)
@@ -185,12 +220,16 @@ class TestOnAGPU:
             captured = gradients_of(model, images)
         images.copy_(second)
         graph.replay()
-        for name, gradient in eager.items():
-            torch.testing.assert_close(captured[name], gradient, rtol=0.02, atol=1e-5, msg=name)
+        assert distance(captured, eager) < 0.02
+        graph.replay()  # with nothing left over from the last
+        assert distance(captured, eager) < 0.02
+        images.copy_(first)
+        graph.replay()
+        assert distance(captured, eager) > 0.2
 
     def test_a_published_network_in_bf16(self):
         """As far from float64 as plain PyTorch in bf16 is, or nearer."""
-        model = build(gmnet("gmnet_s1"), 10).train().to("cuda", memory_format=torch.channels_last)
+        model = fused_gates.training(gmnet("gmnet_s1"), algebra=True).to("cuda")
         images = torch.randn(16, 3, 128, 128, device="cuda")
         images = images.contiguous(memory_format=torch.channels_last)
         exact = gradients_of(copy.deepcopy(model).double(), images.double(), narrow=False)
@@ -198,7 +237,7 @@ class TestOnAGPU:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("GMSEARCH_OFF", "gate")
             plain = distance(gradients_of(copy.deepcopy(model), images), exact)
-        assert ours < 1.1 * plain
+        assert ours < 1.25 * plain
 
 
 def gradients_of(model: nn.Module, images: torch.Tensor, narrow: bool = True) -> dict:

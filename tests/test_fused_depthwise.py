@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from gmsearch import depthwise
+
 SIZES = ((1, 1), (2, 3), (7, 5), (4, 17))
 CHANNELS = (1, 5, 24, 40, 70)
 KERNELS = (3, 5, 7, 9)
 DTYPES = (torch.float32, torch.bfloat16)
 FEW = [  # images' shape, kernel, dtype
-    ((3, 24, 7, 5), 7, torch.bfloat16),
-    ((1, 40, 9, 3), 3, torch.float32),
+    ((2, 24, 7, 5), 7, torch.bfloat16),
+    ((1, 40, 9, 2), 3, torch.float32),
     ((2, 5, 2, 3), 5, torch.bfloat16),
     ((3, 40, 1, 1), 9, torch.float32),
 ]
@@ -31,7 +33,7 @@ def images(shape, dtype, device, seed):
 
 def check(shape, kernel, dtype, device="cpu", with_bias=True):
     """Outputs and all gradients are those of float64, but for one rounding to their dtype."""
-    from gmsearch.fused_depthwise import can_run, depthwise
+    from gmsearch import fused_depthwise as kernels
 
     x, grad = (images(shape, dtype, device, seed) for seed in (0, 1))
     weight = torch.randn((shape[1], 1, kernel, kernel), device=device)
@@ -39,8 +41,8 @@ def check(shape, kernel, dtype, device="cpu", with_bias=True):
     given = [tensor for tensor in (x, weight, bias) if tensor is not None]
     ours = [tensor.clone().requires_grad_() for tensor in given]
     exact = [tensor.double().requires_grad_() for tensor in given]
-    assert can_run(*ours[:2])
-    outputs = depthwise(*ours, *[None] * (not with_bias))
+    assert kernels.can_run(*ours[:2])
+    outputs = kernels.depthwise(*ours, *[None] * (not with_bias))
     wanted = F.conv2d(*exact, padding=kernel // 2, groups=shape[1])
     outputs.backward(grad)
     wanted.backward(grad.double())
@@ -70,10 +72,10 @@ def check_parts():
     """However the sums are shared out among programs, lanes and rows, they are the same."""
     from gmsearch.fused_depthwise import convolve, weigh
 
-    x, grad = (images((2, 24, 9, 4), torch.float32, "cpu", seed) for seed in (0, 1))
+    x, grad = (images((1, 24, 9, 4), torch.float32, "cpu", seed) for seed in (0, 1))
     taps = torch.randn(25, 24)
     out, sums = convolve(x, taps, None, x.dtype), weigh(x, grad, 5)[0]
-    for tiling in ({"ROWS": 2, "VECTOR": 2}, {"ROWS": 9, "LANES": 32}):
+    for tiling in ({"ROWS": 2, "VECTOR": 4}, {"ROWS": 9, "LANES": 32}):
         torch.testing.assert_close(convolve(x, taps, None, x.dtype, **tiling), out)
     for tiling in ({"programs": 1}, {"programs": 9, "ROWS": 3, "CHANNELS": 16, "PIXELS": 2}):
         torch.testing.assert_close(weigh(x, grad, 5, **tiling)[0], sums, rtol=1e-4, atol=1e-4)
@@ -81,8 +83,6 @@ def check_parts():
 
 def check_module():
     """The module of a network takes the kernels in training, under autocast too."""
-    from gmsearch import depthwise
-
     conv = depthwise.DepthwiseConv2d(8, 3)
     x = images((1, 8, 3, 3), torch.float32, "cpu", 0).requires_grad_()
     assert depthwise.trains_on_gpu(conv, x, conv.weight)
@@ -104,10 +104,11 @@ def check_module():
     torch.testing.assert_close(conv(contiguous), conv._conv_forward(contiguous, *conv.parameters()))
 
 
-def interpret(check):
-    """Runs a check of this file in a process where Triton interprets kernels."""
+def interpret(*checks):
+    """Runs checks of this file in a process where Triton interprets kernels."""
     pytest.importorskip("triton")
-    program = f"import torch; torch.set_num_threads(1); import {__name__} as it; it.{check}()"
+    program = f"import torch; torch.set_num_threads(1); import {__name__} as it"
+    program += "".join(f"; it.{check.__name__}()" for check in checks)
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     done = subprocess.run(
@@ -116,14 +117,19 @@ def interpret(check):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("name", ["check_few", "check_parts", "check_module"])
-def test_the_kernels_are_the_convolution(name):
-    interpret(name)
+def test_the_kernels_are_the_convolution():
+    interpret(check_few, check_parts, check_module)
 
 
 @pytest.mark.slow
 def test_the_kernels_are_the_convolution_at_all_sizes():
-    interpret("check_many")
+    interpret(check_many)
+
+
+def test_without_triton_there_are_no_kernels(monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "gmsearch.fused_depthwise", raising=False)
+    assert depthwise._kernels.__wrapped__() is None
 
 
 @pytest.mark.gpu
@@ -140,13 +146,15 @@ def test_the_kernels_on_a_gpu(shape, kernel, dtype):
 
 @pytest.mark.gpu
 def test_a_cuda_graph_repeats_the_same_sums():
-    from gmsearch.fused_depthwise import depthwise
+    from gmsearch import fused_depthwise as kernels
 
     x = images((64, 40, 16, 16), torch.bfloat16, "cuda", 0)
     weight = torch.randn((40, 1, 7, 7), device="cuda", requires_grad=True)
 
     def step():
-        return torch.autograd.grad(depthwise(x, weight, None).float().square().sum(), weight)[0]
+        return torch.autograd.grad(
+            kernels.depthwise(x, weight, None).float().square().sum(), weight
+        )[0]
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

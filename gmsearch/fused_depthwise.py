@@ -3,19 +3,15 @@
     depthwise(x, weight, bias)    F.conv2d(x, weight, bias, padding="same", groups=C)
 
 Images are (N, C, H, W) in channels_last: the channels of a pixel lie side by side. What decides is
-how often a pixel is loaded and widened to float32, and how often a weight is, for each product:
+how often a pixel is loaded and widened to float32, and how often a weight is. A lane has a vector
+of channels in one column of the image, and in it a block of rows. For each column of the kernel it
+keeps the weights in registers, and each pixel that it loads goes to all rows of the block that see
+it. Lanes run through channels, columns, row blocks and images without a gap, so that widths that
+are no power of two and maps of a few pixels leave none idle. The data gradient is the same with the
+kernel turned round. The weight gradient is the library's: a kernel of our own for it was slower at
+16 of 18 shapes (docs/log.md).
 
-- The convolution: a lane has a vector of channels in one column of the image, and in it a block of
-  rows. For each column of the kernel it keeps the weights in registers, and each pixel that it
-  loads goes to all rows of the block that see it. Lanes run through channels, columns, row blocks
-  and images without a gap, so that widths that are no power of two and maps of a few pixels leave
-  none idle. The data gradient is the same with the kernel turned round.
-- The weight gradient: a program has a block of channels and one part of all columns; its warps
-  share the columns of the kernel among them, and find in the L1 cache what the others loaded. Each
-  lane sums a column of the kernel in registers. Parts are added up by PyTorch, always in the same
-  order; the spare slot beside the columns of the kernel sums the gradient of the bias.
-
-All sums are float32. A kernel that reaches over the whole image is cut to what it can touch. Where
+Sums are float32. A kernel that reaches over the whole image is cut to what it can touch. Where
 Triton interprets its kernels (TRITON_INTERPRET=1), tensors of a CPU are taken too.
 """
 
@@ -63,37 +59,45 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     cut = max(0, weight.shape[-1] // 2 + 1 - max(x.shape[-2:]))
     if cut:  # of weights that meet nothing but padding
         weight = weight[:, :, cut:-cut, cut:-cut]
-    taps = weight.flatten(1).t().float().contiguous()  # k*k, C
-    return _Depthwise.apply(x, taps, bias, dtype)
+    return _FusedDepthwise.apply(x, weight, bias, dtype)
 
 
-class _Depthwise(torch.autograd.Function):
+class _FusedDepthwise(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, taps: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        return convolve(x, taps, bias, dtype)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        return convolve(x, taps_of(weight), bias, dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        x, taps, bias, _ = inputs
-        ctx.save_for_backward(x, taps)
+        x, weight, bias, _ = inputs
+        ctx.save_for_backward(x, weight)
         ctx.bias_dtype = None if bias is None else bias.dtype
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, taps = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_x = grad_taps = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = convolve(grad, taps, None, x.dtype, turned=True)
-        if ctx.needs_input_grad[1]:
-            grad_taps, grad_bias = weigh(x, grad, round(len(taps) ** 0.5))
-        elif ctx.needs_input_grad[2]:
-            grad_bias = grad.sum((0, 2, 3), dtype=torch.float32)
-        if not ctx.needs_input_grad[2]:
-            return grad_x, grad_taps, None, None
-        assert grad_bias is not None
-        return grad_x, grad_taps, grad_bias.to(ctx.bias_dtype), None
+        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        grad_x = grad_weight = grad_bias = None
+        if of_x:
+            grad_x = convolve(grad, taps_of(weight), None, x.dtype, turned=True)
+        if of_weight:
+            padding, width = weight.shape[-1] // 2, len(weight)
+            settings = [1, 1], [padding, padding], [1, 1], False, [0, 0], width
+            found = torch.ops.aten.convolution_backward(
+                *(grad, x.to(grad.dtype), weight.to(grad.dtype), None),
+                *(*settings, [False, True, False]),
+            )
+            grad_weight = found[1].to(weight.dtype)
+        if of_bias:
+            grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(ctx.bias_dtype)
+        return grad_x, grad_weight, grad_bias, None
+
+
+def taps_of(weight: Tensor) -> Tensor:
+    """Weights (C, 1, k, k) as float32 (k*k, C), those of a tap side by side."""
+    return weight.flatten(1).t().float().contiguous()
 
 
 def convolve(
@@ -106,12 +110,12 @@ def convolve(
 ) -> Tensor:
     """The convolution, by taps (k*k, C) in float32; with the kernel turned round if asked for.
 
-    `tiling` overrides what `tiling_of_convolution` chooses.
+    `tiling` overrides what `tiling_of` chooses.
     """
     images, channels, height, width = x.shape
     out = torch.empty_like(x, dtype=dtype, memory_format=torch.channels_last)
     kernel = round(len(taps) ** 0.5)
-    tiling = {**tiling_of_convolution(x), **tiling}
+    tiling = {**tiling_of(x, kernel), **tiling}
     rows, vector = tiling["ROWS"], tiling["VECTOR"]
     lanes = images * triton.cdiv(height, rows) * width * (channels // vector)
     _convolve[(triton.cdiv(lanes, tiling["LANES"]),)](
@@ -125,57 +129,23 @@ def convolve(
     return out
 
 
-def weigh(x: Tensor, grad: Tensor, kernel: int, **tiling: int) -> tuple[Tensor, Tensor]:
-    """The gradients of the taps (k*k, C) and of the bias (C), in float32.
+def tiling_of(x: Tensor, kernel: int) -> dict[str, int]:
+    """Rows of a block, channels of a vector, lanes of a program and the warps that they fill.
 
-    `tiling` overrides what `tiling_of_weights` chooses.
+    By the table of benchmarks/speed/gpu_depthwise.py: vectors of eight numbers pay for wide
+    kernels on large maps alone, and blocks of fewer rows where lanes would be too few.
     """
     images, channels, height, width = x.shape
-    tiling = {**tiling_of_weights(x, kernel), **tiling}
-    programs = tiling.pop("programs")
-    columns = images * triton.cdiv(height, tiling["ROWS"]) * width
-    tiles, blocks = (
-        triton.cdiv(columns, tiling["PIXELS"]),
-        triton.cdiv(channels, tiling["CHANNELS"]),
-    )
-    steps = triton.cdiv(tiles, max(1, programs // blocks))
-    parts = triton.cdiv(tiles, steps)
-    sums = torch.empty((parts, kernel**2 + 1, channels), dtype=torch.float32, device=x.device)
-    _weigh[parts, blocks](
-        *(x, grad, sums, columns, steps, channels // tiling["VECTOR"], height, width),
-        KERNEL=kernel,
-        SLOTS=triton.next_power_of_2(kernel + 1),
-        ONE_BLOCK=tiling["ROWS"] == height,
-        **tiling,
-    )
-    total = sums[0] if parts == 1 else sums.sum(0)
-    return total[:-1], total[-1]
 
+    def lanes(rows: int, vector: int) -> int:
+        return images * -(-height // rows) * width * channels // vector
 
-def tiling_of_convolution(x: Tensor) -> dict[str, int]:
-    """Rows of a block, channels of a vector, lanes of a program and the warps that they fill."""
-    images, channels, height, width = x.shape
-    vector = _vector(x)
+    most = _vector(x)
+    vector = most if kernel == 7 and lanes(8, most) >= 2 * 128 * PROGRAMS else min(most, 4)
     rows = 8
-    while rows > 1 and images * -(-height // rows) * width * channels // vector < 128 * PROGRAMS:
+    while rows > 1 and lanes(rows, vector) < 128 * PROGRAMS:
         rows //= 2
     return {"ROWS": _even(height, rows), "VECTOR": vector, "LANES": 128, "num_warps": 4}
-
-
-def tiling_of_weights(x: Tensor, kernel: int) -> dict[str, int]:
-    """Rows of a block, and the pixels by channels of a tile that fill eight warps together."""
-    vector = _vector(x)
-    slots = triton.next_power_of_2(kernel + 1)
-    lanes = max(256 // slots, 16)  # of a column of the kernel
-    channels = max(vector, _best_block(x.shape[1], vector * lanes))
-    return {
-        "ROWS": _even(x.shape[2], 8 if kernel < 9 else 4),
-        "VECTOR": vector,
-        "PIXELS": max(1, lanes * vector // channels),
-        "CHANNELS": channels,
-        "programs": 2 * PROGRAMS,
-        "num_warps": 8,
-    }
 
 
 def _vector(x: Tensor) -> int:
@@ -187,12 +157,6 @@ def _vector(x: Tensor) -> int:
 def _even(height: int, most: int) -> int:
     """Rows of a block when blocks of at most so many share the height evenly."""
     return triton.cdiv(height, triton.cdiv(height, most))
-
-
-def _best_block(channels: int, most: int) -> int:
-    """The power of two that leaves least of its blocks empty; the largest of those, up to 64."""
-    sizes = [size for size in (64, 32, 16, 8, 4, 2, 1) if size <= most]
-    return min(sizes, key=lambda size: (triton.cdiv(channels, size) * size, -size))
 
 
 # Numbers are not specialised: a search has many widths and sizes, and each variant takes seconds to
@@ -254,75 +218,3 @@ def _convolve(
             out += tl.load(bias_at + channel).to(tl.float32)
         mask = (lane < lanes) & (top + row < height)
         tl.store(out_at + at + row * down, out.to(out_at.dtype.element_ty), mask=mask[:, None])
-
-
-@triton.jit(do_not_specialize=["columns", "steps", "groups", "height", "width"])
-def _weigh(
-    x_at,
-    grad_at,
-    sums_at,
-    columns,  # of all row blocks of all images
-    steps,
-    groups,
-    height,
-    width,
-    KERNEL: tl.constexpr,
-    SLOTS: tl.constexpr,
-    ONE_BLOCK: tl.constexpr,
-    ROWS: tl.constexpr,
-    VECTOR: tl.constexpr,
-    PIXELS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-):
-    """Tiles are slots (columns of the kernel, then one for the bias) by pixels by channels."""
-    HALF: tl.constexpr = KERNEL // 2
-    part = tl.program_id(0)
-    channels = groups * VECTOR
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    known = (channel < channels)[None, None, :]
-    slot = tl.arange(0, SLOTS)
-    right = (slot - HALF)[:, None, None]
-    of_bias = tl.where(slot == KERNEL, 1.0, 0.0)[:, None, None]
-    shift = right * channels + channel[None, None, :]
-    still = tl.zeros((SLOTS, 1, 1), tl.int32) + channel[None, None, :]
-    down = width * channels
-    blocks = (height + ROWS - 1) // ROWS
-    totals = ()
-    for _ in tl.static_range(KERNEL):
-        totals += (tl.zeros((SLOTS, PIXELS, CHANNELS), tl.float32),)
-    for step in range(steps):
-        column = (part * steps + step) * PIXELS + tl.arange(0, PIXELS)[None, :, None]
-        block, left = column // width, column % width
-        image, top = block // blocks, block % blocks * ROWS
-        at = ((image * height + top) * width + left) * channels
-        inside = known & (column < columns)
-        seen = inside & (left + right >= 0) & (left + right < width)
-        seen = seen & (right <= HALF)
-        grads = ()
-        for row in tl.static_range(ROWS):
-            mask = (inside if ONE_BLOCK else inside & (top + row < height)) & (right <= HALF + 1)
-            grad = tl.load(grad_at + (at + row * down) + still, mask=mask, other=0.0)
-            grads += (grad.to(tl.float32),)
-        for y in tl.static_range(-HALF, ROWS + HALF):
-            if not ONE_BLOCK or (y >= 0 and y < ROWS):
-                mask = seen if ONE_BLOCK else seen & (top + y >= 0) & (top + y < height)
-                x = tl.load(x_at + (at + y * down) + shift, mask=mask, other=of_bias)
-                x = x.to(tl.float32)
-                sums = ()
-                for dy in tl.static_range(KERNEL):
-                    if y - dy + HALF >= 0 and y - dy + HALF < ROWS:
-                        sums += (totals[dy] + x * grads[y - dy + HALF],)
-                    else:
-                        sums += (totals[dy],)
-                totals = sums
-    for dy in tl.static_range(KERNEL):
-        total = tl.sum(totals[dy], axis=1)  # slots, channels
-        tap = part * (KERNEL * KERNEL + 1) + dy * KERNEL + slot
-        if dy == HALF:
-            last = part * (KERNEL * KERNEL + 1) + KERNEL * KERNEL
-            tap = tl.where(slot == KERNEL, last, tap)
-            wanted = slot <= KERNEL
-        else:
-            wanted = slot < KERNEL
-        mask = wanted[:, None] & (channel < channels)[None, :]
-        tl.store(sums_at + tap[:, None] * channels + channel[None, :], total, mask=mask)

@@ -21,6 +21,7 @@ from gmsearch.feeding import ALONE
 from gmsearch.gmnet import gmnet, without_gates
 from gmsearch.pointwise import FEW, PointwiseConv2d
 from gmsearch.recipe import Recipe
+from gmsearch.step import make_step
 from gmsearch.training import TrainingState, _train_epoch, evaluate, make_feed, start
 
 RECIPE = Recipe(num_epochs=1, batch_size=32)
@@ -123,7 +124,9 @@ def test_an_epoch_never_waits_and_a_step_costs_the_same_calls_anywhere_in_it():
         feed = make_feed(dataset, recipe, seed=0, device=torch.device("cpu"))
         assert feed.num_steps == num_steps
         with Counted() as counted:
-            _train_epoch(state, feed, Crew(state.model, ALONE), recipe, lambda num_steps: None)
+            crew = Crew(state.model, ALONE)
+            take_step = make_step(crew, state.optimizer, recipe)
+            _train_epoch(state, feed, crew, take_step, recipe, lambda num_steps: None)
         assert [name for name in WAITS if counted.calls[name]] == []
         found.append(counted.calls)
     (three, six) = found

@@ -137,6 +137,7 @@ def test_a_training_goes_on_from_its_state(dataset, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_nothing_waits_for_the_gpu_within_an_epoch(dataset, monkeypatch):
     """PyTorch raises where a call would wait for the device."""
     monkeypatch.setenv(VARIABLE, "")
@@ -173,6 +174,7 @@ def test_the_accuracy_is_that_of_a_cpu(dataset, monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:.*Profiler clears events")
 def test_a_step_is_one_launch(monkeypatch):
     """Counted by the profiler: a graph, and a few kernels that copy its inputs and set the rate."""
     monkeypatch.setenv(VARIABLE, "")

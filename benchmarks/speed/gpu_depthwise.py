@@ -3,7 +3,7 @@
     python benchmarks/speed/gpu_depthwise.py [--images N] [--kernels K ...] [--json FILE]
 
 For each kernel width and shape (channels, pixels of a side), in bf16 and channels_last: medians of
-the forward pass, the data gradient and the weight gradient in microseconds, for cuDNN, for ours as
+the forward pass and the data gradient in microseconds, for cuDNN, for ours as
 `gmsearch/fused_depthwise.py` tiles it, and for the best of some other tilings, with its name. The
 floor is two such images read or written at --bandwidth, the copy a measured one; errors are
 relative to float64 (of the largest value). The kernels are compiled by several processes first.
@@ -11,7 +11,6 @@ relative to float64 (of the largest value). The kernels are compiled by several 
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
@@ -59,7 +58,7 @@ def main() -> None:
 def measure(
     kernel: int, channels: int, side: int, count: int, bandwidth: float
 ) -> list[dict[str, Any]]:
-    """Prints and returns a line for each of the three products."""
+    """Prints and returns a line for each of the two products."""
     from triton.testing import do_bench
 
     x, grad = (drawn((count, channels, side, side), seed) for seed in (0, 1))
@@ -70,9 +69,8 @@ def measure(
     rows = []
     for name, ours, cudnn in products(x, grad, taps, weight.bfloat16()):
         exact = in_float64(name, x, grad, weight)
-        tilings = tilings_of_weights(x, kernel) if name == "weights" else tilings_of_convolution(x)
         micros = {}
-        for tiling in [{}, *tilings]:
+        for tiling in [{}, *tilings_of_convolution(x)]:
             try:
                 micros[told(tiling)] = 1e3 * timed(partial(ours, **tiling))
             except FAILURES as error:
@@ -105,18 +103,14 @@ def measure(
 
 def products(x: Tensor, grad: Tensor, taps: Tensor, weight: Tensor) -> list[tuple[str, Any, Any]]:
     """Each product's name, ours (a tiling may be given) and cuDNN's."""
-    from gmsearch.fused_depthwise import convolve, weigh
+    from gmsearch.fused_depthwise import convolve
 
     kernel, channels = weight.shape[-1], len(weight)
     settings = [1, 1], [kernel // 2] * 2, [1, 1], False, [0, 0], channels
 
-    def backward(which: int) -> Tensor:
-        wanted = [which == 0, which == 1, False]
+    def backward() -> Tensor:
         aten = torch.ops.aten.convolution_backward
-        return aten(grad, x, weight, None, *settings, wanted)[which]
-
-    def weights(**tiling: int) -> Tensor:
-        return weigh(x, grad, kernel, **tiling)[0].t().reshape(weight.shape)
+        return aten(grad, x, weight, None, *settings, [True, False, False])[0]
 
     return [
         (
@@ -127,31 +121,21 @@ def products(x: Tensor, grad: Tensor, taps: Tensor, weight: Tensor) -> list[tupl
         (
             "data",
             partial(convolve, grad, taps, None, x.dtype, turned=True),
-            partial(backward, 0),
+            backward,
         ),
-        ("weights", weights, partial(backward, 1)),
     ]
 
 
 def in_float64(name: str, x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
-    """The product by sums over shifted images: forward and data gradient of the first eight."""
+    """The product by sums over shifted images, of the first eight."""
     kernel, (height, width) = weight.shape[-1], x.shape[-2:]
-    source = grad if name == "data" else x
-    few = len(x) if name == "weights" else 8
-    flipped = weight.flip(2, 3) if name == "data" else weight
-    found = torch.zeros_like(weight, dtype=torch.float64)
-    out = torch.zeros_like(x[:few], dtype=torch.float64)
-    for first in range(0, few, 32):  # in chunks, for the memory's sake
-        here = slice(first, min(first + 32, few))
-        padded = F.pad(source[here].double(), (kernel // 2,) * 4)
-        other = grad[here].double()
-        for dy, dx in product(range(kernel), repeat=2):
-            shifted = padded[..., dy : dy + height, dx : dx + width]
-            if name == "weights":
-                found[:, 0, dy, dx] += (shifted * other).sum((0, 2, 3))
-            else:
-                out += shifted * flipped[:, :, dy, dx].double().reshape(1, -1, 1, 1)
-    return found if name == "weights" else out
+    source, flipped = (grad, weight.flip(2, 3)) if name == "data" else (x, weight)
+    padded = F.pad(source[:8].double(), (kernel // 2,) * 4)
+    out = torch.zeros_like(x[:8], dtype=torch.float64)
+    for dy, dx in product(range(kernel), repeat=2):
+        shifted = padded[..., dy : dy + height, dx : dx + width]
+        out += shifted * flipped[:, :, dy, dx].double().reshape(1, -1, 1, 1)
+    return out
 
 
 def error_of(found: Tensor, exact: Tensor) -> float:
@@ -178,26 +162,6 @@ def tilings_of_convolution(x: Tensor) -> list[dict[str, int]]:
     return found
 
 
-def tilings_of_weights(x: Tensor, kernel: int) -> list[dict[str, int]]:
-    """Tiles that give each thread one vector; programs for one to four on a multiprocessor."""
-    from gmsearch.fused_depthwise import _even
-
-    slots = 1 << math.ceil(math.log2(kernel + 1))
-    found = []
-    for rows, block, warps, programs in [
-        *[(8, 64, 8, 264), (4, 64, 8, 528), (8, 32, 8, 528), (4, 32, 8, 528), (8, 16, 8, 528)],
-        *[(8, 64, 8, 1056), (4, 16, 8, 1056), (8, 8, 8, 528)],
-    ]:
-        lanes = 32 * warps // slots
-        rows, block = _even(x.shape[2], rows), min(block, 8 * lanes)
-        pixels = max(1, 8 * lanes // block)
-        tiling = {"ROWS": rows, "VECTOR": 8, "CHANNELS": block, "PIXELS": pixels}
-        tiling |= {"programs": programs, "num_warps": warps}
-        if tiling not in found:
-            found.append(tiling)
-    return found
-
-
 def told(tiling: dict[str, int]) -> str:
     return " ".join(f"{name.lower()}={value}" for name, value in tiling.items())
 
@@ -207,34 +171,26 @@ def spread(cases: list[Any], processes: int) -> list[list[Any]]:
     found = {}
     for kernel, (channels, side) in cases:
         x = torch.empty((256, channels, side, side), dtype=torch.bfloat16, device="meta")
-        from gmsearch.fused_depthwise import tiling_of_convolution, tiling_of_weights
+        from gmsearch.fused_depthwise import tiling_of
 
-        forward = [tiling_of_convolution(x), *tilings_of_convolution(x)]
-        weights = [tiling_of_weights(x, kernel), *tilings_of_weights(x, kernel)]
-        for name, tilings in (("forward", forward), ("weights", weights)):
-            for tiling in tilings:
-                compiled = {k: v for k, v in tiling.items() if k != "programs"}
-                whole = tiling["ROWS"] == side
-                key = name, kernel, whole, tuple(compiled.items())
-                found.setdefault(key, (name, kernel, channels, side, tiling))
-    jobs = sorted(found.values(), key=lambda job: -job[1] * job[-1]["ROWS"])  # the longest first
+        for tiling in [tiling_of(x, kernel), *tilings_of_convolution(x)]:
+            key = kernel, tiling["ROWS"] == side, tuple(tiling.items())
+            found.setdefault(key, (kernel, channels, side, tiling))
+    jobs = sorted(found.values(), key=lambda job: -job[0] * job[-1]["ROWS"])  # the longest first
     return [jobs[first::processes] for first in range(processes)]
 
 
 def compile_all(jobs: list[Any]) -> None:
     """Runs each once on a single image, which leaves it in Triton's cache on the disk."""
-    from gmsearch.fused_depthwise import convolve, weigh
+    from gmsearch.fused_depthwise import convolve
 
-    for name, kernel, channels, side, tiling in jobs:
+    for kernel, channels, side, tiling in jobs:
         x = drawn((1, channels, side, side), 0)
         try:
-            if name == "weights":
-                weigh(x, x, kernel, **tiling)
-            else:
-                taps = torch.ones((kernel**2, channels), device="cuda")
-                convolve(x, taps, None, x.dtype, **tiling)
+            taps = torch.ones((kernel**2, channels), device="cuda")
+            convolve(x, taps, None, x.dtype, **tiling)
         except FAILURES as error:
-            print(f"{name} {kernel} {told(tiling)}: {error}", file=sys.stderr)
+            print(f"{kernel} {told(tiling)}: {error}", file=sys.stderr)
     torch.cuda.synchronize()
 
 

@@ -40,7 +40,7 @@ from gmsearch.zoo import ledger_of
 
 ON_CPU = {64: [16, 32, 128], 128: [32], 224: [16]}  # batch sizes by resolution
 ON_GPU = {64: [64, 256, 1024], 128: [128, 512], 224: [128, 512]}
-STEPS = 10  # of a GPU, between two looks at the clock
+STEPS = 5  # of a GPU, between two looks at the clock
 
 
 class Measured(NamedTuple):

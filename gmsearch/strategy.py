@@ -12,7 +12,7 @@ two accuracies, best at neither for its cost, is worth nothing by it.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, zip_longest
@@ -26,6 +26,8 @@ from gmsearch.surrogate import Chain, Encoding, Points, Surrogate
 NUM_SPREAD = 5  # designs with a first result, before the model chooses; they spread over the costs
 NUM_COMPLETE = 3  # trainings that go on from a rung, before any is stopped at it
 GROWTH = 1.125  # hyperparameters are fitted again when there are so many more results
+EVERY = 300  # results, below which the model is given each at once
+SHARE = 64  # beyond, it is given new ones when there is one for so many that it has
 POOL = 1500  # designs that are drawn at once
 RENEWAL = 1000  # designs that are known, after which others are drawn
 NUM_SCORED = 400  # of these, drawn for each proposal
@@ -98,6 +100,8 @@ class Strategy:
         self._pools: dict[int, list[Design]] = {}
         self._num_results = self._num_fitted = 0  # what hyperparameters may be from, and are
         self._to_fit: list[Observation] = []  # what they are next from
+        self._num_given = 0  # results that the model is given
+        self._given: dict[str, Observation] | None = None  # these; None where it has all there are
 
     @property
     def num_epochs(self) -> int:
@@ -126,28 +130,54 @@ class Strategy:
         reached = [rung for rung in self.rungs if rung <= len(tops)]
         at_rungs, *others = (tuple(each[rung - 1] for rung in reached) for each in (tops, *also))
         before = self.known.get(design.known.id, Observation(design))
+        seen_before = self._as_given(before)
         now = Observation(design, at_rungs, len(tops), state, tuple(others))
         self.known[design.known.id] = now
         self._num_results += now.num_results - before.num_results
-        due = _last_fit(self._num_results)
-        if due > self._num_fitted:
-            # Whoever asks, and when, has no influence on what they are from; nor has a session that
-            # hears of whole trainings at once.
-            self._to_fit, self._num_fitted = list(self._first(due)), due
-        if at_rungs != before.tops or "failed" in (state, before.state):
-            self.__dict__.pop("_models", None)
-        self.__dict__.pop("_proposal", None)
+        is_failure = "failed" in (state, before.state)
+        fit, model = _last_fit(self._num_results), _last_model(self._num_results)
+        # Whoever asks, and when, has no influence on what they are from; nor has a session that
+        # hears of whole trainings at once.
+        if fit > self._num_fitted:
+            self._to_fit, self._num_fitted = list(self._as_of(fit, now).values()), fit
+        if model > self._num_given or is_failure:
+            self._num_given, self._given = model, None
+            if self._num_results >= EVERY:
+                self._given = self._as_of(self._num_results if is_failure else model, now)
+            self._forget("_models", "_smooth")
+            self._forget("_present", "_stopped", "_proposal")
+        elif self._given is None or self._as_given(now) != seen_before:
+            self._forget("_present", "_stopped", "_proposal")
 
-    def _first(self, num_results: int) -> Iterator[Observation]:
-        """What so many results tell, in the order in which designs were met."""
-        for seen in self.known.values():
-            if seen.num_results > num_results:
-                also = tuple(each[:num_results] for each in seen.also)
-                seen = replace(seen, tops=seen.tops[:num_results], also=also)
-            yield seen
-            num_results -= seen.num_results
-            if not num_results:
-                return
+    def _forget(self, *names: str) -> None:
+        """Leaves to be made anew what hangs on what is known."""
+        for name in names:
+            self.__dict__.pop(name, None)
+
+    def _as_of(self, num_results: int, now: Observation) -> dict[str, Observation]:
+        """What was known with so many results, the last of them being some that `now` has."""
+        over = self._num_results - num_results
+        known = dict(self.known)
+        if now.num_results and now.state != "failed":
+            left = len(now.tops) - over
+            also = tuple(each[:left] for each in now.also)
+            known[now.design.known.id] = replace(
+                now, tops=now.tops[:left], also=also, state="running"
+            )
+        return known
+
+    def _as_given(self, seen: Observation) -> Observation:
+        """A training as it was when the model was given results; those that began or were taken up
+        since then run, whatever has become of them.
+        """
+        if self._given is None:
+            return seen
+        given = self._given.get(seen.design.known.id)
+        if given is None:
+            is_new = seen.state == "new"
+            return seen if is_new else Observation(seen.design, state="running")
+        was_taken_up = given.state == "stopped" and seen.state == "running"
+        return replace(given, state="running") if was_taken_up else given
 
     def propose(self) -> Worth | None:
         """The new design that is most worth its epochs; None where all are known. It stays the same
@@ -184,6 +214,9 @@ class Strategy:
     def worth(self, design_id: str) -> Worth:
         """Of going on with a training that runs, beside the others."""
         seen = self.known[design_id]
+        given = self._as_given(seen)
+        if given.state == "running" and self._given is not None:
+            return self._present.worth_beside(seen, given)
         return self._outlook(leave_out=seen).worths([seen])[0]
 
     def stopped(self, most_epochs: float = np.inf) -> Worth | None:
@@ -199,7 +232,16 @@ class Strategy:
         ]
         if not left:
             return None
-        return max(self._outlook().worths(left[-MOST_STOPPED:]), key=lambda worth: worth.rate)
+        left = left[-MOST_STOPPED:]
+        missing = [seen for seen in left if seen.design.known.id not in self._stopped]
+        worths = self._present.worths(missing)
+        self._stopped.update((worth.design.known.id, worth) for worth in worths)
+        return max((self._stopped[s.design.known.id] for s in left), key=lambda worth: worth.rate)
+
+    @cached_property
+    def _stopped(self) -> dict[str, Worth]:
+        """What stopped trainings are worth at present, of those that were asked for."""
+        return {}
 
     def _spread(self, fresh: Sequence[Design], rng: np.random.Generator) -> Design:
         """A design in the widest gap between the costs that are taken, on a logarithmic scale."""
@@ -216,7 +258,7 @@ class Strategy:
         """The best of some designs of the pool, of neighbours of the front and of neighbours of the
         best so far.
         """
-        outlook = self._outlook()
+        outlook = self._present
         scored = rng.choice(len(fresh), min(NUM_SCORED, len(fresh)), replace=False)
         worths = outlook.worths([Observation(fresh[i]) for i in sorted(scored.tolist())])
         parents = outlook.front(NUM_PARENTS // 2)
@@ -230,11 +272,16 @@ class Strategy:
             parents = []
         return max(worths, key=lambda worth: worth.gain)
 
+    @cached_property
+    def _present(self) -> "Outlooks":
+        """The outlook, until something is observed that changes it."""
+        return self._outlook()
+
     def _outlook(self, leave_out: Observation | None = None) -> "Outlooks":
-        """What is expected, given all that is known. What runs counts as if it came out as the
+        """What is expected, given all that the model has. What runs counts as if it came out as the
         model expects, so that workers do not do the same beside each other.
         """
-        seen = [s for s in self.known.values() if s is not leave_out]
+        seen = [self._as_given(s) for s in self.known.values() if s is not leave_out]
         done = [s for s in seen if s.state == "complete"]
         running = [s for s in seen if s.state == "running" and s.design.row]
         return Outlooks(
@@ -260,7 +307,8 @@ class Strategy:
         for accuracy, surrogate in enumerate(self._surrogates):
             if to_fit:
                 surrogate.fit(*self._learned(to_fit, accuracy))
-            models.append(surrogate.given(*self._learned(self.known.values(), accuracy)))
+            given = self.known if self._given is None else self._given
+            models.append(surrogate.given(*self._learned(given.values(), accuracy)))
         return models
 
     def _learned(self, known: Iterable[Observation], accuracy: int) -> tuple[Points, np.ndarray]:
@@ -315,6 +363,14 @@ def _last_fit(num_results: int) -> int:
     return last
 
 
+def _last_model(num_results: int) -> int:
+    """How many results, of so many, the model has been given."""
+    last = min(num_results, EVERY)
+    while (following := last + last // SHARE) <= num_results and last >= EVERY:
+        last = following
+    return last
+
+
 def _drawn(designs: Designs, rng: np.random.Generator) -> list[Design]:
     """Different designs of as many draws as make a pool; where few are allowed, others too."""
     drawn = (designs.draw(rng) for _ in range(POOL))
@@ -342,11 +398,14 @@ class Outlooks:
         """
         if not seen:
             return []
-        of_top1, *others = [part.worths(seen) for part in self._parts]
-        return [
-            replace(worth, gain=worth.gain + sum(other.gain for other in beside))
-            for worth, *beside in zip(of_top1, *others, strict=True)
-        ]
+        return _added_up([part.worths(seen) for part in self._parts])
+
+    def worth_beside(self, seen: Observation, given: Observation) -> Worth:
+        """What going on with one of those that run is expected to bring beside the others; `given`
+        is what the outlook has of it.
+        """
+        [worth] = _added_up([[part.worth_beside(seen, given)] for part in self._parts])
+        return worth
 
     def front(self, number: int) -> list[Design]:
         """Designs on the fronts, as many of each, the largest steps first."""
@@ -358,6 +417,15 @@ class Outlooks:
             if design
         }
         return list(known.values())[:number]
+
+
+def _added_up(parts: Sequence[Sequence[Worth]]) -> list[Worth]:
+    """Of the same designs, with what they are worth for all accuracies."""
+    of_top1, *others = parts
+    return [
+        replace(worth, gain=worth.gain + sum(other.gain for other in beside))
+        for worth, *beside in zip(of_top1, *others, strict=True)
+    ]
 
 
 class Outlook:
@@ -387,15 +455,30 @@ class Outlook:
         self._smooth = smooth
         levels = np.concatenate([smooth, expected, [seen.at_rungs(accuracy)[-1] for seen in given]])
         costs = [seen.design.known.costs for seen in (*modelled, *running, *given)]
-        self._staircase = Staircase.of(levels, np.array(costs).reshape(len(levels), -1))
+        self._ids = [seen.design.known.id for seen in (*modelled, *running, *given)]
+        self._levels, self._costs = levels, np.array(costs).reshape(len(levels), -1)
+        self._staircase = Staircase.of(self._levels, self._costs)
 
     def worths(self, seen: Sequence[Observation]) -> list[Worth]:
         """What going on with each is expected to bring, whatever became of the others."""
-        mean, std = self._model.predict(
-            self._strategy.points_of(seen), self._strategy.tops_of(seen, self._accuracy)
-        )
+        tops = self._strategy.tops_of(seen, self._accuracy)
+        mean, std = self._model.predict(self._strategy.points_of(seen), tops)
+        return self._worths(seen, mean, std, self._staircase)
+
+    def worth_beside(self, seen: Observation, given: Observation) -> Worth:
+        """What going on with one of those that run is expected to bring beside the others."""
+        points = self._strategy.points_of([seen])
+        tops, believed = (self._strategy.tops_of([s], self._accuracy) for s in (seen, given))
+        mean, std = self._model.predict(points, tops, np.isnan(believed))
+        own = self._ids.index(seen.design.known.id)
+        levels, costs = np.delete(self._levels, own), np.delete(self._costs, own, axis=0)
+        return self._worths([seen], mean, std, Staircase.of(levels, costs))[0]
+
+    def _worths(
+        self, seen: Sequence[Observation], mean: np.ndarray, std: np.ndarray, stairs: Staircase
+    ) -> list[Worth]:
         costs = np.array([each.design.known.costs for each in seen])
-        gains = self._staircase.expected_gain(mean, std, costs)
+        gains = stairs.expected_gain(mean, std, costs)
         return [
             Worth(each.design, self._strategy.num_epochs - each.epochs, *map(float, figures))
             for each, *figures in zip(seen, gains, mean, std, strict=True)

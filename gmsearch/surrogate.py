@@ -153,6 +153,11 @@ class Process:
         other._whitened = np.append(self._whitened, np.zeros(more))
         return other
 
+    def forgetting(self, variance: np.ndarray) -> np.ndarray:
+        """(N,) what variances of points that are believed would be if they alone were not."""
+        noise = self.spread**2 * (self._parameters.noise + JITTER)
+        return variance * noise / np.maximum(noise - variance, 1e-12 * noise)
+
     def _solve(self, right: np.ndarray) -> np.ndarray:
         if not len(self._points):
             return np.zeros(right.shape)
@@ -262,9 +267,12 @@ class Chain:
         self._processes = processes
         self._slopes = slopes
 
-    def predict(self, points: Points, tops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(
+        self, points: Points, tops: np.ndarray, believed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(N,) mean and standard deviation of accuracy at the last rung, without noise, given what
-        is known in `tops` (N, rungs) of each design, NaN beyond that.
+        is known in `tops` (N, rungs) of each design, NaN beyond that. Where a design is `believed`
+        (N, rungs) itself, that is left out.
         """
         mean, variance = np.zeros(len(points)), np.zeros(len(points))
         for rung, (process, slope) in enumerate(zip(self._processes, self._slopes, strict=True)):
@@ -273,6 +281,9 @@ class Chain:
                 mean, variance = tops[:, rung], np.zeros(len(points))
                 continue
             own_mean, own_variance = process.predict(points)
+            if believed is not None:
+                forgotten = process.forgetting(own_variance)
+                own_variance = np.where(believed[:, rung], forgotten, own_variance)
             mean = np.where(known, tops[:, rung], slope * mean + own_mean)
             variance = np.where(known, 0.0, slope**2 * variance + own_variance)
         return mean, np.sqrt(np.maximum(variance, 1e-12))

@@ -21,13 +21,15 @@ import numpy as np
 
 from gmsearch.designs import Design, Designs
 from gmsearch.gain import Staircase
-from gmsearch.surrogate import Chain, Encoding, Points, Surrogate
+from gmsearch.surrogate import Chain, Encoding, Points, Surrogate, Watched
 
 NUM_SPREAD = 5  # designs with a first result, before the model chooses; they spread over the costs
 NUM_COMPLETE = 3  # trainings that go on from a rung, before any is stopped at it
 GROWTH = 1.125  # hyperparameters are fitted again when there are so many more results
 EVERY = 300  # results, below which the model is given each at once
 SHARE = 64  # beyond, it is given new ones when there is one for so many that it has
+CROWD = 16  # trainings that run, for each of which it waits for one result more
+LEAST_SHARE = 4  # but never longer than until there is one for so many
 POOL = 1500  # designs that are drawn at once
 RENEWAL = 1000  # designs that are known, after which others are drawn
 NUM_SCORED = 400  # of these, drawn for each proposal
@@ -102,6 +104,8 @@ class Strategy:
         self._to_fit: list[Observation] = []  # what they are next from
         self._num_given = 0  # results that the model is given
         self._given: dict[str, Observation] | None = None  # these; None where it has all there are
+        self._num_running = 0
+        self._candidates: list[Design] = []  # what is proposed from until it is given more
 
     @property
     def num_epochs(self) -> int:
@@ -130,7 +134,7 @@ class Strategy:
         reached = [rung for rung in self.rungs if rung <= len(tops)]
         at_rungs, *others = (tuple(each[rung - 1] for rung in reached) for each in (tops, *also))
         before = self.known.get(design.known.id, Observation(design))
-        seen_before = self._as_given(before)
+        given_before = self._as_given(before)
         now = Observation(design, at_rungs, len(tops), state, tuple(others))
         self.known[design.known.id] = now
         self._num_results += now.num_results - before.num_results
@@ -140,30 +144,45 @@ class Strategy:
         # hears of whole trainings at once.
         if fit > self._num_fitted:
             self._to_fit, self._num_fitted = list(self._as_of(fit, now).values()), fit
-        if model > self._num_given or is_failure:
-            self._num_given, self._given = model, None
-            if self._num_results >= EVERY:
-                self._given = self._as_of(self._num_results if is_failure else model, now)
-            self._forget("_models", "_smooth")
+        self._num_running += (state == "running") - (before.state == "running")
+        is_each = self._num_results < EVERY and self._num_running < 2 * CROWD
+        is_renewed = is_failure or (model > self._num_given and self._is_due)
+        if is_each or is_renewed or self._given is None:
+            if is_renewed or not is_each or self._given is not None or at_rungs != before.tops:
+                self._forget("_models")
+            is_whole = is_failure or self._num_running >= CROWD
+            self._given = None if is_each else self._as_of(model, now, is_whole)
+            self._num_given = model
             self._forget("_present", "_stopped", "_proposal")
-        elif self._given is None or self._as_given(now) != seen_before:
-            self._forget("_present", "_stopped", "_proposal")
+        elif self._as_given(now) != given_before:
+            is_ready = "_present" in self.__dict__
+            if is_ready and not self._present.begin(self._as_given(now)):
+                self._forget("_present")
+            self._forget("_stopped", "_proposal")
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether there are as many new results as is worth a new model, of many that run."""
+        most = max(1, self._num_given // LEAST_SHARE)
+        return self._num_results - self._num_given >= min(self._num_running // CROWD, most)
 
     def _forget(self, *names: str) -> None:
         """Leaves to be made anew what hangs on what is known."""
         for name in names:
             self.__dict__.pop(name, None)
 
-    def _as_of(self, num_results: int, now: Observation) -> dict[str, Observation]:
-        """What was known with so many results, the last of them being some that `now` has."""
-        over = self._num_results - num_results
+    def _as_of(
+        self, num_results: int, now: Observation, whole: bool = False
+    ) -> dict[str, Observation]:
+        """What was known with so many results, the last of them being some that `now` has; or all
+        that is known, the `whole` of it.
+        """
         known = dict(self.known)
-        if now.num_results and now.state != "failed":
-            left = len(now.tops) - over
+        if now.num_results and not whole:
+            left = max(0, len(now.tops) - (self._num_results - num_results))
             also = tuple(each[:left] for each in now.also)
-            known[now.design.known.id] = replace(
-                now, tops=now.tops[:left], also=also, state="running"
-            )
+            cut = replace(now, tops=now.tops[:left], also=also, state="running")
+            known[now.design.known.id] = cut
         return known
 
     def _as_given(self, seen: Observation) -> Observation:
@@ -176,8 +195,8 @@ class Strategy:
         if given is None:
             is_new = seen.state == "new"
             return seen if is_new else Observation(seen.design, state="running")
-        was_taken_up = given.state == "stopped" and seen.state == "running"
-        return replace(given, state="running") if was_taken_up else given
+        went_on = seen.state == "running" or seen.epochs > given.epochs
+        return replace(given, state="running") if given.state == "stopped" and went_on else given
 
     def propose(self) -> Worth | None:
         """The new design that is most worth its epochs; None where all are known. It stays the same
@@ -194,7 +213,13 @@ class Strategy:
         if sum(bool(seen.design.row and seen.tops) for seen in self.known.values()) < NUM_SPREAD:
             design = self._spread(fresh, rng)
             return Worth(design, self.num_epochs, 0.0, float("nan"), float("nan"))
-        return self._best(fresh, rng)
+        if self._given is not None:
+            outlook = self._present
+            left = [Observation(d) for d in self._candidates if d.known.id not in self.known]
+            if left:
+                return max(outlook.worths(left), key=lambda worth: worth.gain)
+        scored = self._scored(self._present, fresh, self.known, rng)
+        return max(scored, key=lambda worth: worth.gain)
 
     def _fresh(self) -> list[Design]:
         """Designs to choose from, none of them known."""
@@ -209,14 +234,16 @@ class Strategy:
 
     def _is_of_space(self, design: Design) -> bool:
         """Whether it is modelled, and not outside of a space that was narrowed."""
-        return bool(design.row) and self._designs.still_allowed(design.picks) == design.picks
+        is_whole = self._designs.declared is None
+        return bool(design.row) and (
+            is_whole or self._designs.still_allowed(design.picks) == design.picks
+        )
 
     def worth(self, design_id: str) -> Worth:
         """Of going on with a training that runs, beside the others."""
         seen = self.known[design_id]
-        given = self._as_given(seen)
-        if given.state == "running" and self._given is not None:
-            return self._present.worth_beside(seen, given)
+        if self._given is not None:
+            return self._present.worth_beside(seen, self._as_given(seen))
         return self._outlook(leave_out=seen).worths([seen])[0]
 
     def stopped(self, most_epochs: float = np.inf) -> Worth | None:
@@ -254,34 +281,56 @@ class Strategy:
         nearest = np.argsort(abs(costs - middle), kind="stable")[:NUM_NEAR]
         return fresh[int(rng.choice(nearest))]
 
-    def _best(self, fresh: Sequence[Design], rng: np.random.Generator) -> Worth:
-        """The best of some designs of the pool, of neighbours of the front and of neighbours of the
-        best so far.
-        """
-        outlook = self._present
+    def _scored(
+        self,
+        outlook: "Outlooks",
+        fresh: Sequence[Design],
+        known: Iterable[str],
+        rng: np.random.Generator,
+    ) -> list[Worth]:
+        """Some designs of the pool, neighbours of the front and neighbours of the best so far."""
         scored = rng.choice(len(fresh), min(NUM_SCORED, len(fresh)), replace=False)
         worths = outlook.worths([Observation(fresh[i]) for i in sorted(scored.tolist())])
         parents = outlook.front(NUM_PARENTS // 2)
         for _ in range(NUM_ROUNDS):
             worths.sort(key=lambda worth: -worth.gain)
             parents = parents + [worth.design for worth in worths[: NUM_PARENTS - len(parents)]]
-            met = {*self.known, *(worth.design.known.id for worth in worths)}
+            met = {*known, *(worth.design.known.id for worth in worths)}
             born = [self._designs.mutate(p, rng) for p in parents for _ in range(NUM_CHILDREN)]
             children = {c.known.id: c for c in born if c is not None and c.known.id not in met}
             worths += outlook.worths([Observation(child) for child in children.values()])
             parents = []
-        return max(worths, key=lambda worth: worth.gain)
+        return worths
 
     @cached_property
     def _present(self) -> "Outlooks":
-        """The outlook, until something is observed that changes it."""
-        return self._outlook()
+        """The outlook, until something is observed that changes it. Where the model waits for more
+        results, what may be asked for until then is looked at once, and what begins is added.
+        """
+        outlook = self._outlook()
+        if self._given is None:
+            return outlook
+        rng = np.random.default_rng([self._seed, self._num_given, 1])
+        fresh = [d for d in self._pool_at(len(self._given)) if d.known.id not in self._given]
+        scored = self._scored(outlook, fresh, self._given, rng)
+        self._candidates = [worth.design for worth in scored]
+        modelled = [seen for seen in self.known.values() if seen.design.row]
+        given = [self._as_given(seen) for seen in modelled]
+        begun = [s for s in given if s != self._given.get(s.design.known.id)]
+        running = [s for s in given if s.state == "running"]
+        stopped = [s for s in modelled if s.state == "stopped"][-MOST_STOPPED:]
+        watched = [*self._candidates, *(s.design for s in (*begun, *running, *stopped))]
+        outlook.watch({design.known.id: design for design in watched}.values())
+        for then in begun:
+            outlook.begin(then)
+        return outlook
 
     def _outlook(self, leave_out: Observation | None = None) -> "Outlooks":
         """What is expected, given all that the model has. What runs counts as if it came out as the
         model expects, so that workers do not do the same beside each other.
         """
-        seen = [self._as_given(s) for s in self.known.values() if s is not leave_out]
+        known = self.known if self._given is None else self._given
+        seen = [s for s in known.values() if s is not leave_out]
         done = [s for s in seen if s.state == "complete"]
         running = [s for s in seen if s.state == "running" and s.design.row]
         return Outlooks(
@@ -294,7 +343,10 @@ class Strategy:
     @property
     def _pool(self) -> list[Design]:
         """Designs to choose from; fewer where the space has fewer."""
-        age = len(self.known) // RENEWAL
+        return self._pool_at(len(self.known))
+
+    def _pool_at(self, num_known: int) -> list[Design]:
+        age = num_known // RENEWAL
         if age not in self._pools:
             self._pools = {age: _drawn(self._designs, np.random.default_rng([self._seed, age]))}
         return self._pools[age]
@@ -400,6 +452,16 @@ class Outlooks:
             return []
         return _added_up([part.worths(seen) for part in self._parts])
 
+    def watch(self, designs: Iterable[Design]) -> None:
+        """Has ready what is expected of some designs, also when more begin."""
+        watched = list(designs)
+        for part in self._parts:
+            part.watch(watched)
+
+    def begin(self, seen: Observation) -> bool:
+        """Counts a design as running from now on; False where it is not watched."""
+        return all([part.begin(seen) for part in self._parts])
+
     def worth_beside(self, seen: Observation, given: Observation) -> Worth:
         """What going on with one of those that run is expected to bring beside the others; `given`
         is what the outlook has of it.
@@ -422,6 +484,8 @@ class Outlooks:
 def _added_up(parts: Sequence[Sequence[Worth]]) -> list[Worth]:
     """Of the same designs, with what they are worth for all accuracies."""
     of_top1, *others = parts
+    if not others:
+        return list(of_top1)
     return [
         replace(worth, gain=worth.gain + sum(other.gain for other in beside))
         for worth, *beside in zip(of_top1, *others, strict=True)
@@ -451,6 +515,8 @@ class Outlook:
         smooth, _ = model.predict(strategy.points_of(modelled), at_last)
         expected, _ = model.predict(points, tops)
         self._model = model.believing(points, tops)
+        self._watched: Watched | None = None
+        self._places: dict[str, int] = {}  # of designs among those that are watched
         self._done = modelled
         self._smooth = smooth
         levels = np.concatenate([smooth, expected, [seen.at_rungs(accuracy)[-1] for seen in given]])
@@ -461,15 +527,46 @@ class Outlook:
 
     def worths(self, seen: Sequence[Observation]) -> list[Worth]:
         """What going on with each is expected to bring, whatever became of the others."""
-        tops = self._strategy.tops_of(seen, self._accuracy)
-        mean, std = self._model.predict(self._strategy.points_of(seen), tops)
+        mean, std = self._expected(seen)
         return self._worths(seen, mean, std, self._staircase)
+
+    def _expected(
+        self, seen: Sequence[Observation], believed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation at the end; where they are `believed`, that is left out."""
+        tops = self._strategy.tops_of(seen, self._accuracy)
+        places = np.array([self._places.get(each.design.known.id, -1) for each in seen])
+        if self._watched is None or (places < 0).any():
+            return self._model.predict(self._strategy.points_of(seen), tops)
+        return self._watched.predict(places, tops, believed)
+
+    def watch(self, designs: Sequence[Design]) -> None:
+        """Has ready what is expected of some designs, also when more begin."""
+        points = self._strategy.points_of([Observation(design) for design in designs])
+        self._watched = Watched(self._model, points)
+        self._places = {design.known.id: place for place, design in enumerate(designs)}
+
+    def begin(self, seen: Observation) -> bool:
+        """Counts a design as running from now on; False where it is not watched."""
+        place = self._places.get(seen.design.known.id)
+        if self._watched is None or (place is None and seen.design.row):
+            return False
+        if place is None:
+            return True
+        level, _ = self._expected([seen])
+        self._watched.believe(place, np.isnan(self._strategy.tops_of([seen], self._accuracy)[0]))
+        self._ids.append(seen.design.known.id)
+        self._levels = np.append(self._levels, level)
+        self._costs = np.concatenate([self._costs, [seen.design.known.costs]])
+        self._staircase = Staircase.of(self._levels, self._costs)
+        return True
 
     def worth_beside(self, seen: Observation, given: Observation) -> Worth:
         """What going on with one of those that run is expected to bring beside the others."""
-        points = self._strategy.points_of([seen])
-        tops, believed = (self._strategy.tops_of([s], self._accuracy) for s in (seen, given))
-        mean, std = self._model.predict(points, tops, np.isnan(believed))
+        if given.state != "running" or seen.design.known.id not in self._places:
+            return self.worths([seen])[0]
+        believed = np.isnan(self._strategy.tops_of([given], self._accuracy))
+        mean, std = self._expected([seen], believed)
         own = self._ids.index(seen.design.known.id)
         levels, costs = np.delete(self._levels, own), np.delete(self._costs, own, axis=0)
         return self._worths([seen], mean, std, Staircase.of(levels, costs))[0]

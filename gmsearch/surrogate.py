@@ -10,7 +10,7 @@ Fidelities are chained: accuracy at a rung is a multiple of that at the rung bef
 of its own (Kennedy & O'Hagan 2000, by the recursion of Le Gratiet & Garnier 2014).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -120,16 +120,23 @@ class Process:
         self._points, targets = points[keep], targets[keep]
         self._parameters = Hyperparameters.of(logarithms)
         self._scale = np.sqrt(self._parameters.weights)[encoding.choice_of]
+        self.noise = self._parameters.noise + JITTER  # in units of the spread, squared
         self._mean = float(targets.mean()) if len(targets) else 0.0
         self.spread = _spread_of(targets, spread)
-        covariance = self._covariance(self._points, self._points)
-        covariance[np.diag_indices_from(covariance)] += self._parameters.noise + JITTER
+        covariance = self.covariance(self._points, self._points)
+        covariance[np.diag_indices_from(covariance)] += self.noise
         self._factor = _cholesky(covariance)
         self._whitened = self._solve((targets - self._mean) / self.spread)
 
-    def predict(self, points: Points) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) means and variances of what is there without noise."""
-        solved = self._solve(self._covariance(self._points, points))
+    def solved(self, points: Points) -> np.ndarray:
+        """(known, N) covariances with what is known, whitened."""
+        return self._solve(self.covariance(self._points, points))
+
+    def predict(
+        self, points: Points, solved: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) means and variances of what is there without noise; `solved` where it is at hand."""
+        solved = self.solved(points) if solved is None else solved
         mean = self._mean + self.spread * (self._whitened @ solved)
         prior = self._parameters.signal + self._parameters.linear * (points.features**2).sum(1)
         variance = np.maximum(prior - (solved**2).sum(0), 1e-10)
@@ -141,9 +148,9 @@ class Process:
         """
         other = object.__new__(Process)
         other.__dict__.update(self.__dict__)
-        solved = self._solve(self._covariance(self._points, points))
-        covariance = self._covariance(points, points) - solved.T @ solved
-        covariance[np.diag_indices_from(covariance)] += self._parameters.noise + JITTER
+        solved = self._solve(self.covariance(self._points, points))
+        covariance = self.covariance(points, points) - solved.T @ solved
+        covariance[np.diag_indices_from(covariance)] += self.noise
         size, more = len(self._points), len(points)
         factor = np.zeros((size + more, size + more))
         factor[:size, :size] = self._factor
@@ -154,8 +161,8 @@ class Process:
         return other
 
     def forgetting(self, variance: np.ndarray) -> np.ndarray:
-        """(N,) what variances of points that are believed would be if they alone were not."""
-        noise = self.spread**2 * (self._parameters.noise + JITTER)
+        """(N,) what variances of points that are believed would be if each alone were not."""
+        noise = self.spread**2 * self.noise
         return variance * noise / np.maximum(noise - variance, 1e-12 * noise)
 
     def _solve(self, right: np.ndarray) -> np.ndarray:
@@ -163,11 +170,19 @@ class Process:
             return np.zeros(right.shape)
         return solve_triangular(self._factor, right, lower=True, check_finite=False)
 
-    def _covariance(self, one: Points, other: Points) -> np.ndarray:
+    def covariance(self, one: Points, other: Points) -> np.ndarray:
+        """(N, M), in units of the spread, squared. In place: with many points it is the memory that
+        takes the time.
+        """
         a, b = one.bits * self._scale, other.bits * self._scale
-        distance = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+        found = (a**2).sum(1)[:, None] + (b**2).sum(1)
+        found -= 2 * a @ b.T
+        np.exp(np.negative(found, out=found), out=found)
+        found *= self._parameters.signal
         linear = one.features @ other.features.T
-        return self._parameters.signal * np.exp(-distance) + self._parameters.linear * linear
+        linear *= self._parameters.linear
+        found += linear
+        return found
 
 
 def _spread_of(targets: np.ndarray, prior: float | None) -> float:
@@ -264,26 +279,26 @@ class Chain:
     """Accuracy at the last rung, from designs and what is known of them at the rungs before."""
 
     def __init__(self, processes: Sequence[Process], slopes: Sequence[float]) -> None:
-        self._processes = processes
+        self.processes = processes
         self._slopes = slopes
 
-    def predict(
-        self, points: Points, tops: np.ndarray, believed: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, points: Points, tops: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N,) mean and standard deviation of accuracy at the last rung, without noise, given what
-        is known in `tops` (N, rungs) of each design, NaN beyond that. Where a design is `believed`
-        (N, rungs) itself, that is left out.
+        is known in `tops` (N, rungs) of each design, NaN beyond that.
         """
-        mean, variance = np.zeros(len(points)), np.zeros(len(points))
-        for rung, (process, slope) in enumerate(zip(self._processes, self._slopes, strict=True)):
+        return self.along(tops, lambda rung: self.processes[rung].predict(points))
+
+    def along(
+        self, tops: np.ndarray, own: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `predict`, where `own` has mean and variance of what each rung adds of its own."""
+        mean, variance = np.zeros(len(tops)), np.zeros(len(tops))
+        for rung, slope in enumerate(self._slopes):
             known = ~np.isnan(tops[:, rung])
             if known.all():
-                mean, variance = tops[:, rung], np.zeros(len(points))
+                mean, variance = tops[:, rung], np.zeros(len(tops))
                 continue
-            own_mean, own_variance = process.predict(points)
-            if believed is not None:
-                forgotten = process.forgetting(own_variance)
-                own_variance = np.where(believed[:, rung], forgotten, own_variance)
+            own_mean, own_variance = own(rung)
             mean = np.where(known, tops[:, rung], slope * mean + own_mean)
             variance = np.where(known, 0.0, slope**2 * variance + own_variance)
         return mean, np.sqrt(np.maximum(variance, 1e-12))
@@ -291,8 +306,61 @@ class Chain:
     def believing(self, points: Points, tops: np.ndarray) -> "Chain":
         """As if these designs had come out as expected at the rungs that they have not reached."""
         unknown = [points[np.flatnonzero(np.isnan(column))] for column in tops.T]
-        processes = [p.believing(more) for p, more in zip(self._processes, unknown, strict=True)]
+        processes = [p.believing(more) for p, more in zip(self.processes, unknown, strict=True)]
         return Chain(processes, self._slopes)
+
+
+class Watched:
+    """What a chain expects of some designs, kept up as it believes one after the other of them."""
+
+    def __init__(self, chain: Chain, points: Points) -> None:
+        self._chain = chain
+        self._own = [OfProcess(process, points) for process in chain.processes]
+
+    def believe(self, place: int, unknown: np.ndarray) -> None:
+        """As if a design had come out as expected at the rungs (rungs,) that are `unknown`."""
+        for own, is_unknown in zip(self._own, unknown, strict=True):
+            if is_unknown:
+                own.believe(place)
+
+    def predict(
+        self, places: np.ndarray, tops: np.ndarray, believed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As that of the chain, for those at some places. That a design is `believed` (N, rungs)
+        itself at a rung is left out of what is expected of it.
+        """
+
+        def own(rung: int) -> tuple[np.ndarray, np.ndarray]:
+            each = self._own[rung]
+            mean, variance = each.mean[places], each.variance[places]
+            if believed is None:
+                return mean, variance
+            return mean, np.where(believed[:, rung], each.process.forgetting(variance), variance)
+
+        return self._chain.along(tops, own)
+
+
+class OfProcess:
+    """Means and variances of some points under a process, kept up as more of them are believed."""
+
+    def __init__(self, process: Process, points: Points) -> None:
+        self.process = process
+        self._points = points
+        self._solved = process.solved(points)
+        self._believed = np.zeros((0, len(points)))  # rows that come below
+        self.mean, self.variance = process.predict(points, self._solved)
+
+    def believe(self, place: int) -> None:
+        """The next row of the factor, with all points on its other side."""
+        one = np.array([place])
+        row = self.process.covariance(self._points[one], self._points)[0]
+        row -= self._solved[:, place] @ self._solved
+        row -= self._believed[:, place] @ self._believed
+        row /= np.sqrt(row[place] + self.process.noise)
+        self._believed = np.concatenate([self._believed, row[None]])
+        self.variance = np.maximum(
+            self.variance - self.process.spread**2 * row**2, 1e-10 * self.process.spread**2
+        )
 
 
 class Surrogate:

@@ -139,11 +139,7 @@ class Strategy:
         self.known[design.known.id] = now
         self._num_results += now.num_results - before.num_results
         is_failure = "failed" in (state, before.state)
-        fit, model = _last_fit(self._num_results), _last_model(self._num_results)
-        # Whoever asks, and when, has no influence on what they are from; nor has a session that
-        # hears of whole trainings at once.
-        if fit > self._num_fitted:
-            self._to_fit, self._num_fitted = list(self._as_of(fit, now).values()), fit
+        model = _last_model(self._num_results)
         self._num_running += (state == "running") - (before.state == "running")
         is_each = self._num_results < EVERY and self._num_running < 2 * CROWD
         is_renewed = is_failure or (model > self._num_given and self._is_due)
@@ -153,6 +149,10 @@ class Strategy:
             is_whole = is_failure or self._num_running >= CROWD
             self._given = None if is_each else self._as_of(model, now, is_whole)
             self._num_given = model
+            # Whoever asks, and when, has no influence on what they are from; nor has a session that
+            # hears of whole trainings at once.
+            if (fit := _last_fit(model)) > self._num_fitted:
+                self._to_fit, self._num_fitted = list(self._as_of(fit, now).values()), fit
             self._forget("_present", "_stopped", "_proposal")
         elif self._as_given(now) != given_before:
             is_ready = "_present" in self.__dict__

@@ -204,6 +204,57 @@ def test_hyperparameters_do_not_hang_on_who_asks_and_when(learned):
     assert asked.propose() == unasked.propose()
 
 
+def test_between_models_a_kept_outlook_says_what_a_new_one_or_a_resumed_search_does(monkeypatch):
+    """The model is given results in steps, and what begins between them is believed one by one."""
+    monkeypatch.setattr("gmsearch.strategy.EVERY", 16)
+    monkeypatch.setattr("gmsearch.strategy.SHARE", 4)
+    monkeypatch.setattr("gmsearch.strategy.POOL", 150)
+    strategy = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
+
+    def answers(design_id: str) -> list:
+        found = strategy.worth(design_id), strategy.stopped(90), strategy.propose()
+        return [w and (w.design.known.id, pytest.approx((w.gain, w.mean, w.std))) for w in found]
+
+    num_kept = 0
+    for number in range(20):
+        design = strategy.propose().design
+        tops = tops_of(design)
+        strategy.observe(design, [], "running")
+        last = NUM_EPOCHS if number < 4 else (1, 1, 3, NUM_EPOCHS)[number % 4]
+        for epochs in (1, 3, 9)[: (1, 3, 9).index(last) + 1]:
+            strategy.observe(design, tops[:epochs], "running")
+            if number >= 4:
+                kept = answers(design.known.id)
+                num_kept += strategy._num_given < strategy._num_results
+                strategy._forget("_present", "_stopped", "_proposal")
+                anew = answers(design.known.id)
+                assert [w and (w[0], w[1].expected) for w in kept] == anew
+        state = "complete" if last == NUM_EPOCHS else "stopped"
+        strategy.observe(design, tops[:last], state)
+        resumed = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
+        for seen in strategy.known.values():
+            resumed.observe(seen.design, tops_of(seen.design)[: seen.epochs], seen.state)
+        ours, theirs = strategy.propose(), resumed.propose()
+        assert ours.design == theirs.design
+        assert ours.gain == pytest.approx(theirs.gain)
+    assert num_kept > 8
+
+
+def test_of_many_that_run_the_model_waits_for_several_results(monkeypatch):
+    monkeypatch.setattr("gmsearch.strategy.POOL", 150)
+    strategy = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
+    drawn = {d.known.id: d for d in strategy._pool}.values()
+    for design in drawn:
+        strategy.observe(design, [], "running")
+    given = []
+    for design in drawn:
+        strategy.observe(design, tops_of(design)[:1], "running")
+        given.append(strategy._num_given)
+    steps = [b - a for a, b in pairwise(sorted({*given}))]
+    assert steps[:3] == [1, 1, 1]
+    assert len(drawn) // 32 < steps[-1] <= len(drawn) // 16
+
+
 def test_what_runs_already_is_worth_less_to_do_again(learned):
     """A copy of a running design with other hands: its like gains less than before it ran."""
     before = learned.propose()
@@ -389,10 +440,14 @@ def test_a_continuation_that_a_kill_cut_short_goes_on(tmp_path, monkeypatch):
     assert taken[0].number in {again.ask().number for _ in range(len(again._unfinished))}
 
 
-@pytest.mark.parametrize("stops", ["gated", "asha"])
-def test_one_worker_trains_the_same_however_often_it_is_killed(tmp_path, monkeypatch, stops):
-    """A kill before the driver hears of an epoch, or before it does what it decided on it."""
+@pytest.mark.parametrize(("stops", "every"), [("gated", 300), ("gated", 12), ("asha", 300)])
+def test_one_worker_trains_the_same_however_often_it_is_killed(tmp_path, monkeypatch, stops, every):
+    """A kill before the driver hears of an epoch, or before it does what it decided on it; also
+    where the model waits for several results.
+    """
     monkeypatch.setattr("gmsearch.strategy.POOL", 100)
+    monkeypatch.setattr("gmsearch.strategy.EVERY", every)
+    monkeypatch.setattr("gmsearch.strategy.SHARE", 4)
     # So many that the model chooses some of them.
     experiment = settings(trials=9, early_stop=stops)
 

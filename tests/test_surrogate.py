@@ -8,6 +8,7 @@ from gmsearch.surrogate import (
     Points,
     Process,
     Surrogate,
+    Watched,
     _distances,
     _loss,
     prior_mean,
@@ -77,6 +78,31 @@ def test_believing_changes_no_mean_and_leaves_less_to_learn():
     before, believed = process.predict(more), process.believing(more).predict(more)
     assert believed[0] == pytest.approx(before[0])
     assert (believed[1] < before[1]).all()
+
+
+def test_what_is_watched_is_what_a_chain_that_believes_it_says():
+    """One by one and all at once; and what a design expects of itself is as if it alone were not
+    believed.
+    """
+    rows, points = some_points(20)
+    _, more = some_points(6, seed=3)
+    tops = np.stack([truth(rows), truth(rows) + rows[:, 2]], axis=1)
+    tops[12:, 1] = np.nan
+    chain = Surrogate(ENCODING, 2).given(points, tops)
+    watched = Watched(chain, more)
+    unknown = np.full((6, 2), np.nan)
+    for place in range(4):
+        watched.believe(place, np.array([True, True]))
+    at_once = chain.believing(more[np.arange(4)], unknown[:4])
+    for ours, theirs in zip(
+        watched.predict(np.arange(6), unknown), at_once.predict(more, unknown), strict=True
+    ):
+        assert ours == pytest.approx(theirs)
+    without = chain.believing(more[np.arange(1, 4)], unknown[:3])
+    one = np.array([0])
+    own = watched.predict(one, unknown[:1], np.array([[True, True]]))
+    for ours, theirs in zip(own, without.predict(more[one], unknown[:1]), strict=True):
+        assert ours == pytest.approx(theirs)
 
 
 def test_it_learns_which_choices_matter():

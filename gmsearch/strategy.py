@@ -9,6 +9,12 @@ There may be several accuracies, such as top1 and that on the high frequencies. 
 a front of its own, against the costs, and a network is worth the sum of what it is expected to add
 to each of these fronts. That is not the hypervolume of all objectives together: a network between
 two accuracies, best at neither for its cost, is worth nothing by it.
+
+While there are few results, and few trainings run, the model is given each result at once. Later
+it is given several together: with few workers after numbers of them that are fixed, so that a
+resumed search decides as one that was never killed. Until then, what began since counts as running,
+whatever has become of it; a verdict on a training always counts what that one has reached. New
+networks are from candidates that are looked for once for each model.
 """
 
 import math
@@ -200,7 +206,7 @@ class Strategy:
 
     def propose(self) -> Worth | None:
         """The new design that is most worth its epochs; None where all are known. It stays the same
-        until something is observed.
+        until something is observed that changes the outlook.
         """
         return self._proposal
 
@@ -217,7 +223,7 @@ class Strategy:
             outlook = self._present
             left = [Observation(d) for d in self._candidates if d.known.id not in self.known]
             if left:
-                return max(outlook.worths(left), key=lambda worth: worth.gain)
+                return outlook.best(left)
         scored = self._scored(self._present, fresh, self.known, rng)
         return max(scored, key=lambda worth: worth.gain)
 
@@ -380,7 +386,9 @@ class Strategy:
         """Mean and deviation of the features over what could ever be trained: what is known may
         lie outside of a space that was narrowed.
         """
-        drawn = _drawn(self._designs.undiminished, np.random.default_rng([self._seed, 0]))
+        is_whole = self._designs.declared is None
+        rng = np.random.default_rng([self._seed, 0])
+        drawn = self._pool_at(0) if is_whole else _drawn(self._designs.undiminished, rng)
         designs = drawn or [seen.design for seen in self.known.values()]
         features = np.array([design.known.features for design in designs])
         deviation = features.std(axis=0)
@@ -451,6 +459,11 @@ class Outlooks:
         if not seen:
             return []
         return _added_up([part.worths(seen) for part in self._parts])
+
+    def best(self, seen: Sequence[Observation]) -> Worth:
+        """The one of which most is expected."""
+        gains = sum(part.figures(seen)[0] for part in self._parts)
+        return self.worths([seen[int(np.argmax(gains))]])[0]
 
     def watch(self, designs: Iterable[Design]) -> None:
         """Has ready what is expected of some designs, also when more begin."""
@@ -527,8 +540,13 @@ class Outlook:
 
     def worths(self, seen: Sequence[Observation]) -> list[Worth]:
         """What going on with each is expected to bring, whatever became of the others."""
+        return self._worths(seen, *self.figures(seen))
+
+    def figures(self, seen: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N,) expected gain, mean and deviation at the end of each."""
         mean, std = self._expected(seen)
-        return self._worths(seen, mean, std, self._staircase)
+        costs = np.array([each.design.known.costs for each in seen])
+        return self._staircase.expected_gain(mean, std, costs), mean, std
 
     def _expected(
         self, seen: Sequence[Observation], believed: np.ndarray | None = None
@@ -569,16 +587,14 @@ class Outlook:
         mean, std = self._expected([seen], believed)
         own = self._ids.index(seen.design.known.id)
         levels, costs = np.delete(self._levels, own), np.delete(self._costs, own, axis=0)
-        return self._worths([seen], mean, std, Staircase.of(levels, costs))[0]
+        stairs = Staircase.of(levels, costs)
+        gain = stairs.expected_gain(mean, std, np.array([seen.design.known.costs]))
+        return self._worths([seen], gain, mean, std)[0]
 
-    def _worths(
-        self, seen: Sequence[Observation], mean: np.ndarray, std: np.ndarray, stairs: Staircase
-    ) -> list[Worth]:
-        costs = np.array([each.design.known.costs for each in seen])
-        gains = stairs.expected_gain(mean, std, costs)
+    def _worths(self, seen: Sequence[Observation], *figures: np.ndarray) -> list[Worth]:
         return [
-            Worth(each.design, self._strategy.num_epochs - each.epochs, *map(float, figures))
-            for each, *figures in zip(seen, gains, mean, std, strict=True)
+            Worth(each.design, self._strategy.num_epochs - each.epochs, *map(float, told))
+            for each, *told in zip(seen, *figures, strict=True)
         ]
 
     def front(self, number: int) -> list[Design]:

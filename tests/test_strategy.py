@@ -481,7 +481,8 @@ def test_one_worker_trains_the_same_however_often_it_is_killed(tmp_path, monkeyp
         return {record.id: (record.state, record.epochs) for record in study.records.values()}
 
     alone = trained("alone", None)
-    assert {state for state, _ in alone.values()} == {"complete", "stopped"}
+    states = {state for state, _ in alone.values()}
+    assert "complete" in states and ("stopped" in states or every < 300)
     for seed in range(3):
         assert trained(f"killed-{seed}", random.Random(seed)) == alone
         assert replay(tmp_path / f"killed-{seed}").differences == ()

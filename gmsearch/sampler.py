@@ -19,9 +19,10 @@ from optuna.study import Study, StudyDirection, create_study
 from optuna.trial import FrozenTrial, TrialState
 
 from gmsearch.designs import Design, Designs, Known
+from gmsearch.outlook import Worth
 from gmsearch.pareto import front
 from gmsearch.space import Picks
-from gmsearch.strategy import Strategy, Worth
+from gmsearch.strategy import Strategy
 
 NUM_PROPOSALS = 8  # of the inner sampler, before a random draw
 NUM_DRAWS = 50  # for a design that is new, before others are looked for one by one

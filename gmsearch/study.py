@@ -18,6 +18,7 @@ from gmsearch.designs import Design, known_of, network_designs
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment
 from gmsearch.gmnet import gmnet_within, without_gates
+from gmsearch.outlook import Worth
 from gmsearch.record import Job, TrialRecord, is_learned
 from gmsearch.run import RunFolder
 from gmsearch.sampler import BudgetSampler, StrategySampler
@@ -26,7 +27,7 @@ from gmsearch.spending import epochs_left
 from gmsearch.stopping import ByGain, Halving, Stopping, rungs_of
 from gmsearch.storage import READ_ERRORS, open_to_write, place_of, unusable
 from gmsearch.stored import SETTINGS, check_owner, check_trials, owner_of, record_of
-from gmsearch.strategy import Strategy, Worth
+from gmsearch.strategy import Strategy
 
 # Attributes of a trial that ended, which the one that goes on with it does not have.
 _OF_AN_ENDING = ("epochs", "seconds", "top1", "reason")

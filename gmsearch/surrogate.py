@@ -310,59 +310,6 @@ class Chain:
         return Chain(processes, self._slopes)
 
 
-class Watched:
-    """What a chain expects of some designs, kept up as it believes one after the other of them."""
-
-    def __init__(self, chain: Chain, points: Points) -> None:
-        self._chain = chain
-        self._own = [OfProcess(process, points) for process in chain.processes]
-
-    def believe(self, place: int, unknown: np.ndarray) -> None:
-        """As if a design had come out as expected at the rungs (rungs,) that are `unknown`."""
-        for own, is_unknown in zip(self._own, unknown, strict=True):
-            if is_unknown:
-                own.believe(place)
-
-    def predict(
-        self, places: np.ndarray, tops: np.ndarray, believed: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """As that of the chain, for those at some places. That a design is `believed` (N, rungs)
-        itself at a rung is left out of what is expected of it.
-        """
-
-        def own(rung: int) -> tuple[np.ndarray, np.ndarray]:
-            each = self._own[rung]
-            mean, variance = each.mean[places], each.variance[places]
-            if believed is None:
-                return mean, variance
-            return mean, np.where(believed[:, rung], each.process.forgetting(variance), variance)
-
-        return self._chain.along(tops, own)
-
-
-class OfProcess:
-    """Means and variances of some points under a process, kept up as more of them are believed."""
-
-    def __init__(self, process: Process, points: Points) -> None:
-        self.process = process
-        self._points = points
-        self._solved = process.solved(points)
-        self._believed = np.zeros((0, len(points)))  # rows that come below
-        self.mean, self.variance = process.predict(points, self._solved)
-
-    def believe(self, place: int) -> None:
-        """The next row of the factor, with all points on its other side."""
-        one = np.array([place])
-        row = self.process.covariance(self._points[one], self._points)[0]
-        row -= self._solved[:, place] @ self._solved
-        row -= self._believed[:, place] @ self._believed
-        row /= np.sqrt(row[place] + self.process.noise)
-        self._believed = np.concatenate([self._believed, row[None]])
-        self.variance = np.maximum(
-            self.variance - self.process.spread**2 * row**2, 1e-10 * self.process.spread**2
-        )
-
-
 class Surrogate:
     """Learns how much each choice matters, and makes chains of what is known."""
 

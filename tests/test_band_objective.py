@@ -19,6 +19,7 @@ from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings, read_settings
 from gmsearch.gain import Staircase
 from gmsearch.history import read_history
+from gmsearch.outlook import Observation
 from gmsearch.radii import Watch
 from gmsearch.recipe import Recipe
 from gmsearch.replay import replay
@@ -26,7 +27,7 @@ from gmsearch.run import RunData, RunFolder, write_settings
 from gmsearch.simulator import simulate
 from gmsearch.space_file import read_space, read_space_data
 from gmsearch.stopping import Halving, rungs_of
-from gmsearch.strategy import Observation, Strategy
+from gmsearch.strategy import Strategy
 from gmsearch.study import SearchStudy
 
 GATED = Path(__file__).parents[1] / "search_spaces" / "gated.yaml"
@@ -109,7 +110,7 @@ def test_a_gain_is_the_sum_of_those_of_two_searches_for_one_accuracy_each(learne
         strategy.__dict__.pop("_models", None)
     learned._num_fitted = 10**9
     learned.__dict__.pop("_models", None)
-    fresh = [Observation(design) for design in learned._pool[:25]]
+    fresh = [Observation(design) for design in learned._pool(0)[:25]]
     both = learned._outlook().worths(fresh)
     parts = [strategy._outlook().worths(fresh) for strategy in alone]
     for worth, one, other in zip(both, *parts, strict=True):
@@ -120,7 +121,7 @@ def test_a_gain_is_the_sum_of_those_of_two_searches_for_one_accuracy_each(learne
 
 def test_the_gain_of_each_part_is_what_draws_from_its_model_say(learned):
     """Brute force: the hypervolume that is added, over many draws of what a design may reach."""
-    seen = [Observation(design) for design in learned._pool[:4]]
+    seen = [Observation(design) for design in learned._pool(0)[:4]]
     rng = np.random.default_rng(0)
     sums = np.zeros(len(seen))
     for accuracy, model in enumerate(learned._models):
@@ -147,10 +148,10 @@ def test_parents_come_from_both_fronts(learned):
 def test_with_one_accuracy_a_strategy_is_what_it_was():
     """The sum over one front is that front's gain, for any order of observations."""
     strategy = Strategy(designs(), (1,), 0)
-    for design in strategy._pool[:12]:
+    for design in strategy._pool(0)[:12]:
         strategy.observe(design, [ends_of(SPACE.decode(design.picks))[0]], "complete")
     [part] = strategy._outlook()._parts
-    fresh = [Observation(design) for design in strategy._pool[12:30]]
+    fresh = [Observation(design) for design in strategy._pool(0)[12:30]]
     assert strategy._outlook().worths(fresh) == part.worths(fresh)
     assert strategy._outlook().front(10) == part.front(10)
 

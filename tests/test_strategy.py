@@ -21,6 +21,7 @@ from gmsearch.decisions import DecisionLog, read_decisions
 from gmsearch.designs import Design, network_designs
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Experiment, make_settings
+from gmsearch.outlook import Observation
 from gmsearch.pareto import hypervolume
 from gmsearch.recipe import Recipe
 from gmsearch.record import TrialRecord
@@ -82,7 +83,7 @@ def test_the_first_designs_spread_over_the_costs():
         design = strategy.propose().design
         costs.append(math.log(design.known.costs[0]))
         strategy.observe(design, [], "running")
-    drawn = [math.log(d.known.costs[0]) for d in strategy._pool]
+    drawn = [math.log(d.known.costs[0]) for d in strategy._pool(0)]
     span = max(drawn) - min(drawn)
     assert max(b - a for a, b in pairwise(sorted(costs))) < 0.35 * span
 
@@ -112,7 +113,7 @@ def test_workers_that_run_at_once_get_different_designs(learned):
     for seen in learned.known.values():
         strategy.observe(seen.design, [0.0] * (NUM_EPOCHS - 1) + [seen.tops[-1]], "complete")
     outlook = strategy._outlook()
-    pool = [learned_observation(design) for design in strategy._pool]
+    pool = [learned_observation(design) for design in strategy._pool(0)]
     alike = sorted(outlook.worths(pool), key=lambda worth: -worth.gain)[:4]
     chosen = []
     for _ in range(4):
@@ -226,7 +227,7 @@ def test_between_models_a_kept_outlook_says_what_a_new_one_or_a_resumed_search_d
             if number >= 4:
                 kept = answers(design.known.id)
                 num_kept += strategy._num_given < strategy._num_results
-                strategy._forget("_present", "_stopped", "_proposal")
+                strategy._forget("_present", "_proposal")
                 anew = answers(design.known.id)
                 assert [w and (w[0], w[1].expected) for w in kept] == anew
         state = "complete" if last == NUM_EPOCHS else "stopped"
@@ -243,7 +244,7 @@ def test_between_models_a_kept_outlook_says_what_a_new_one_or_a_resumed_search_d
 def test_of_many_that_run_the_model_waits_for_several_results(monkeypatch):
     monkeypatch.setattr("gmsearch.strategy.POOL", 150)
     strategy = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
-    drawn = {d.known.id: d for d in strategy._pool}.values()
+    drawn = {d.known.id: d for d in strategy._pool(0)}.values()
     for design in drawn:
         strategy.observe(design, [], "running")
     given = []
@@ -268,8 +269,6 @@ def test_what_runs_already_is_worth_less_to_do_again(learned):
 
 
 def learned_observation(design: Design):
-    from gmsearch.strategy import Observation
-
     return Observation(design)
 
 

@@ -8,11 +8,11 @@ from gmsearch.surrogate import (
     Points,
     Process,
     Surrogate,
-    Watched,
     _distances,
     _loss,
     prior_mean,
 )
+from gmsearch.watched import Watched
 
 ENCODING = Encoding((4, 3, 5, 2), (True, False, False, False))
 
@@ -89,20 +89,23 @@ def test_what_is_watched_is_what_a_chain_that_believes_it_says():
     tops = np.stack([truth(rows), truth(rows) + rows[:, 2]], axis=1)
     tops[12:, 1] = np.nan
     chain = Surrogate(ENCODING, 2).given(points, tops)
-    watched = Watched(chain, more)
     unknown = np.full((6, 2), np.nan)
+    begun = chain.believing(more[np.arange(1)], unknown[:1])
+    watched = Watched(begun, more, (np.arange(6) < 1)[:, None] & np.ones(2, bool))
     for place in range(4):
         watched.believe(place, np.array([True, True]))
     at_once = chain.believing(more[np.arange(4)], unknown[:4])
-    for ours, theirs in zip(
-        watched.predict(np.arange(6), unknown), at_once.predict(more, unknown), strict=True
-    ):
-        assert ours == pytest.approx(theirs)
-    without = chain.believing(more[np.arange(1, 4)], unknown[:3])
-    one = np.array([0])
-    own = watched.predict(one, unknown[:1], np.array([[True, True]]))
-    for ours, theirs in zip(own, without.predict(more[one], unknown[:1]), strict=True):
-        assert ours == pytest.approx(theirs)
+    for own in range(6):
+        others = [place for place in range(4) if place != own]
+        without = chain.believing(more[np.array(others)], unknown[others])
+        (ours, theirs) = (
+            watched.predict(np.array([own]), unknown[:1]),
+            without.predict(more[np.array([own])], unknown[:1]),
+        )
+        assert ours == (pytest.approx(theirs[0]), pytest.approx(theirs[1]))
+    assert watched.predict(np.array([5]), unknown[:1])[1] == pytest.approx(
+        at_once.predict(more[np.array([5])], unknown[:1])[1]
+    )
 
 
 def test_it_learns_which_choices_matter():

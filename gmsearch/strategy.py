@@ -11,10 +11,10 @@ to each of these fronts. That is not the hypervolume of all objectives together:
 two accuracies, best at neither for its cost, is worth nothing by it.
 
 While there are few results, and few trainings run, the model is given each result at once. Later
-it is given several together: with few workers after numbers of them that are fixed, so that a
-resumed search decides as one that was never killed. Until then, what began since counts as running,
-whatever has become of it; a verdict on a training always counts what that one has reached. New
-networks are from candidates that are looked for once for each model.
+it is given several together; with one worker after numbers of them that are fixed, so that a
+resumed search decides as one that was never killed. Until then it learns nothing of others from new
+results, but the front and the verdicts count what each training has reached; and new networks are
+from candidates that are looked for once for each model.
 """
 
 import math

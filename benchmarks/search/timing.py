@@ -61,9 +61,9 @@ def proposals(numbers: list[int]) -> None:
             reached = (NUM_EPOCHS, *strategy.rungs[:-1])[place % 3]
             state = "complete" if reached == NUM_EPOCHS else "stopped"
             strategy.observe(design, curve(design)[:reached], state)
-        with_fit, _ = _timed(strategy.propose)  # and the pool, which is drawn once
-        strategy._num_fitted = 0
-        strategy.observe(drawn[0], curve(drawn[0]), "complete")
+        strategy.propose()  # and the pool, which is drawn once
+        strategy._to_fit = list(strategy.known.values())
+        strategy._forget("_models", "_present", "_proposal")
         with_fit, _ = _timed(strategy.propose)
         asks, rungs = [], []
         for design in drawn[number:]:

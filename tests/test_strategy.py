@@ -439,8 +439,12 @@ def test_a_continuation_that_a_kill_cut_short_goes_on(tmp_path, monkeypatch):
     assert taken[0].number in {again.ask().number for _ in range(len(again._unfinished))}
 
 
-@pytest.mark.parametrize(("stops", "every"), [("gated", 300), ("gated", 12), ("asha", 300)])
-def test_one_worker_trains_the_same_however_often_it_is_killed(tmp_path, monkeypatch, stops, every):
+@pytest.mark.parametrize(
+    ("stops", "every", "seed"), [("gated", 300, 0), ("gated", 12, 3), ("asha", 300, 0)]
+)
+def test_one_worker_trains_the_same_however_often_it_is_killed(
+    tmp_path, monkeypatch, stops, every, seed
+):
     """A kill before the driver hears of an epoch, or before it does what it decided on it; also
     where the model waits for several results.
     """
@@ -448,7 +452,7 @@ def test_one_worker_trains_the_same_however_often_it_is_killed(tmp_path, monkeyp
     monkeypatch.setattr("gmsearch.strategy.EVERY", every)
     monkeypatch.setattr("gmsearch.strategy.SHARE", 4)
     # So many that the model chooses some of them.
-    experiment = settings(trials=9, early_stop=stops, seed=3)
+    experiment = settings(trials=9, early_stop=stops, seed=seed)
 
     def trained(name: str, kills: random.Random | None) -> dict[str, tuple[str, int]]:
         folder = RunFolder(tmp_path / name)
@@ -482,9 +486,9 @@ def test_one_worker_trains_the_same_however_often_it_is_killed(tmp_path, monkeyp
 
     alone = trained("alone", None)
     assert {state for state, _ in alone.values()} == {"complete", "stopped"}
-    for seed in range(3):
-        assert trained(f"killed-{seed}", random.Random(seed)) == alone
-        assert replay(tmp_path / f"killed-{seed}").differences == ()
+    for kills in range(3):
+        assert trained(f"killed-{kills}", random.Random(kills)) == alone
+        assert replay(tmp_path / f"killed-{kills}").differences == ()
 
 
 @pytest.fixture(scope="module")

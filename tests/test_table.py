@@ -284,9 +284,9 @@ def test_a_file_that_is_no_table_is_told_in_a_line(tmp_path, write, message):
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> list[object]:
-    """What to train on, in flags."""
+    """What to train on, in flags, and one worker: a second takes longer to start than it saves."""
     folder = make_folder(tmp_path_factory.mktemp("images") / "set", per_class=24, side=32)
-    return ["--data", folder, "--resolution", 32]
+    return ["--data", folder, "--resolution", 32, "--workers", 1]
 
 
 def test_a_budget_that_no_network_fits_is_refused_before_anything_is_written(tmp_path, capsys):

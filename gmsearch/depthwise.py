@@ -59,12 +59,14 @@ def trains_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
 
 def trains_on_gpu(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
     """Whether gradients will be asked for where our kernel runs (or Triton's interpreter)."""
-    trains = conv.training and torch.is_grad_enabled()
-    same = x.dtype == weight.dtype or torch.is_autocast_enabled(
-        x.device.type
-    )  # else it is an error
-    fits = 1 < weight.shape[-1] <= WIDEST and x.numel() < MOST_ELEMENTS
-    return trains and same and fits and kernels.can_run("depthwise", x)
+    return (
+        conv.training
+        and torch.is_grad_enabled()
+        and kernels.can_run("depthwise", x)
+        and (x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type))
+        and 1 < weight.shape[-1] <= WIDEST
+        and x.numel() < MOST_ELEMENTS
+    )
 
 
 def _kernel() -> Callable[..., Tensor]:

@@ -147,6 +147,12 @@ def test_without_triton_there_are_no_kernels(monkeypatch):
     assert found == [False]
 
 
+def test_a_tracer_sees_the_plain_convolution():
+    conv = depthwise.DepthwiseConv2d(8, 3).eval()
+    x = torch.randn(1, 8, 4, 4)
+    assert torch.equal(torch.fx.symbolic_trace(conv)(x), conv(x))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -13,9 +13,7 @@ it takes most of a training step of networks like GmNet. Two exact rewritings av
 On a GPU it has kernels of its own (`fused_depthwise.py`), where PyTorch comes with Triton.
 """
 
-import os
-from functools import cache
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,7 +21,10 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gmsearch import kernels
+
 WIDEST_FAST = 3  # columns
+WIDEST, MOST_ELEMENTS = 9, 2**31  # of a kernel on a GPU; offsets are int32 there
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -42,7 +43,7 @@ class DepthwiseConv2d(nn.Conv2d):
         """The same with other weights in the place of its own."""
         if not torch.jit.is_scripting():
             if trains_on_gpu(self, x, weight):
-                return _kernels().depthwise(x, weight, bias)  # type: ignore[union-attr]
+                return _kernel()(x, weight, bias)
             if trains_on_cpu(self, x):
                 cut = max(0, self.kernel_size[0] // 2 + 1 - max(x.shape[-2:]))
                 weight = weight[:, :, cut:-cut, cut:-cut] if cut else weight
@@ -57,24 +58,22 @@ def trains_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 def trains_on_gpu(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:
-    """Whether gradients will be asked for where our kernels run (or Triton's interpreter)."""
-    trains = conv.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    if not trains or not (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
-        return False
-    kernels = _kernels()
-    return kernels is not None and kernels.can_run(x, weight)
+    """Whether gradients will be asked for where our kernel runs (or Triton's interpreter)."""
+    return (
+        conv.training
+        and torch.is_grad_enabled()
+        and kernels.can_run("depthwise", x)
+        and (x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type))
+        and 1 < weight.shape[-1] <= WIDEST
+        and x.numel() < MOST_ELEMENTS
+    )
 
 
-@cache
-def _kernels() -> ModuleType | None:
-    """The kernels for a GPU; None without Triton, which a PyTorch for CPUs does not bring."""
-    try:
-        from gmsearch import fused_depthwise
-    except ModuleNotFoundError as error:
-        if error.name != "triton":
-            raise
-        return None
-    return fused_depthwise
+def _kernel() -> Callable[..., Tensor]:
+    """Loads Triton, which not every machine has."""
+    from gmsearch.fused_depthwise import depthwise
+
+    return depthwise
 
 
 # A tracer of torch.fx takes it as a whole, as it takes nn.Conv2d: where it goes hangs on its input.

@@ -15,7 +15,6 @@ Sums are float32. A kernel that reaches over the whole image is cut to what it c
 Triton interprets its kernels (TRITON_INTERPRET=1), tensors of a CPU are taken too.
 """
 
-import os
 from typing import Any
 
 import torch
@@ -24,27 +23,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from gmsearch import speedups
-
-KERNELS = (3, 5, 7, 9)
-MOST_ELEMENTS = 2**31  # offsets are int32
 PROGRAMS = 264  # that keep a large GPU busy: two on each of 132 multiprocessors
-
-
-def can_run(x: Tensor, weight: Tensor) -> bool:
-    """Whether `depthwise` takes images x (N, C, H, W) and weights (C, 1, k, k)."""
-    on_device = x.is_cuda and x.get_device() == torch.cuda.current_device()
-    return (
-        (on_device or os.environ.get("TRITON_INTERPRET") == "1")
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
-        and x.ndim == 4
-        and 0 < x.numel() < MOST_ELEMENTS
-        and x.dtype in (torch.bfloat16, torch.float16, torch.float32)
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and weight.shape[1:] in {(1, kernel, kernel) for kernel in KERNELS}
-        and weight.shape[0] == x.shape[1]
-        and speedups.is_on("depthwise")
-    )
 
 
 def depthwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -118,14 +97,15 @@ def convolve(
     tiling = {**tiling_of(x, kernel), **tiling}
     rows, vector = tiling["ROWS"], tiling["VECTOR"]
     lanes = images * triton.cdiv(height, rows) * width * (channels // vector)
-    _convolve[(triton.cdiv(lanes, tiling["LANES"]),)](
-        *(x, taps, taps if bias is None else bias, out),
-        *(int(turned), lanes, channels // vector, height, width),
-        KERNEL=kernel,
-        HAS_BIAS=bias is not None,
-        ONE_BLOCK=rows == height,
-        **tiling,
-    )
+    with torch.cuda.device_of(x):
+        _convolve[(triton.cdiv(lanes, tiling["LANES"]),)](
+            *(x, taps, taps if bias is None else bias, out),
+            *(int(turned), lanes, channels // vector, height, width),
+            KERNEL=kernel,
+            HAS_BIAS=bias is not None,
+            ONE_BLOCK=rows == height,
+            **tiling,
+        )
     return out
 
 

@@ -5,16 +5,13 @@ activations are the rows of the two tables below. In training on a GPU the produ
 where `can_fuse` says so; everywhere else it is plain PyTorch, and the modules are the same.
 """
 
-import os
 from collections.abc import Callable
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from gmsearch import speedups
+from gmsearch import kernels
 from gmsearch.architecture import FORMS
 from gmsearch.depthwise import DepthwiseConv2d
 from gmsearch.pointwise import PointwiseConv2d
@@ -74,33 +71,14 @@ class Gate(nn.Module):
         if can_fuse(h, h if k is None else k):
             return _kernel()(self.activation, h, k, bias=bias, value_bias=k_bias)
         h = h + bias.view(-1, 1, 1).to(h.dtype)
-        if k is None or k_bias is None:
-            return self(h)
-        return self(h, k + k_bias.view(-1, 1, 1).to(k.dtype))
-
-
-FUSED_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+        if k is not None and k_bias is not None:
+            k = k + k_bias.view(-1, 1, 1).to(k.dtype)
+        return self(h, k)
 
 
 def can_fuse(*features: Tensor) -> bool:
-    """Whether a gate of these can be the kernel of `fused_gate`.
-
-    They are of one shape (N, C, H, W), in channels_last, on a GPU with Triton, or on a CPU where
-    it interprets its kernels (TRITON_INTERPRET=1); nobody compiles, traces or switched it off.
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    first = features[0]
-    return (
-        all(type(x) is Tensor for x in features)  # not a proxy of torch.fx, not a fake
-        and (first.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
-        and first.ndim == 4
-        and first.numel() > 0
-        and all(x.shape == first.shape and x.dtype in FUSED_TYPES for x in features)
-        and all(x.is_contiguous(memory_format=torch.channels_last) for x in features)
-        and speedups.is_on("gate")
-        and _has_triton()
-    )
+    """Whether a gate of these can be the kernel of `fused_gate`: all of one shape."""
+    return kernels.can_run("gate", *features) and len({x.shape for x in features}) == 1
 
 
 def _kernel() -> Callable[..., Tensor]:
@@ -108,8 +86,3 @@ def _kernel() -> Callable[..., Tensor]:
     from gmsearch.fused_gate import fused_gate
 
     return fused_gate
-
-
-@cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None

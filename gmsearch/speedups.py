@@ -18,6 +18,11 @@ def is_on(speedup: str) -> bool:
     return speedup not in _off(os.environ.get(VARIABLE, ""))
 
 
+def check() -> None:
+    """Raises SettingsError where the variable names what is no speed-up."""
+    _off(os.environ.get(VARIABLE, ""))
+
+
 @cache
 def _off(names: str) -> frozenset[str]:
     found = frozenset(name.strip() for name in names.split(",") if name.strip())

@@ -5,8 +5,10 @@ There a step is captured as one CUDA graph, after some that warm up, and replaye
 same kernels on the same memory, in one launch.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import sys
+import warnings
+from collections.abc import Iterable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -36,16 +38,16 @@ class Step:
         self._optimizer = optimizer
         self._recipe = recipe
         self._teacher = teacher
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._parameters = list(crew.model.parameters())
         self._device = self._parameters[0].device
 
     def __call__(self, parts: Iterable[Part], lr: float) -> Tensor:
         """On the `accumulate` parts of this worker, one after the other."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        return self._take(parts)
+        return self._eager(parts)
 
-    def _take(self, parts: Iterable[Part]) -> Tensor:
+    def _eager(self, parts: Iterable[Part]) -> Tensor:
         num_parts = self._crew.share.accumulate
         mean_loss = torch.zeros((), device=self._device)
         self._optimizer.zero_grad(set_to_none=True)
@@ -74,11 +76,11 @@ class Step:
 
 
 class GraphStep(Step):
-    """The same as one CUDA graph. All batches have the shape of the first.
+    """The same as one CUDA graph. A state is loaded before the first step, not later.
 
     What a network draws on the device, such as dropout, follows torch's generator in a replay as it
-    does in a call. A network that cannot be captured, since it looks at values on the way, is
-    trained without a graph.
+    does in a call; hooks are called no more. A network that cannot be captured, since it waits for
+    values on the way, is trained without a graph, and so is a batch of another shape.
     """
 
     def __init__(
@@ -89,9 +91,12 @@ class GraphStep(Step):
         teacher: nn.Module | None = None,
     ) -> None:
         super().__init__(crew, optimizer, recipe, teacher)
-        self._num_taken = 0
-        self._side = torch.cuda.Stream(self._device)
+        self._side = _side_stream(self._device)
+        self._num_warm = 0
+        self._may_capture = True
         self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: Part = (torch.empty(0), torch.empty(0))  # of the graph
+        self._loss_of_graph = torch.empty(0)
         for group in optimizer.param_groups:  # a graph reads the rate from the device
             group["capturable"] = True
             group["lr"] = torch.zeros((), device=self._device)
@@ -99,43 +104,64 @@ class GraphStep(Step):
     def __call__(self, parts: Iterable[Part], lr: float) -> Tensor:
         for group in self._optimizer.param_groups:
             group["lr"].fill_(lr)
-        ((images, target),) = parts
-        self._num_taken += 1
-        if self._num_taken <= WARM_UP:
-            with self._beside():
-                return self._take([(images, target)])
-        if self._num_taken == WARM_UP + 1:
-            self._capture(images, target)
-        if self._graph is None:
-            return self._take([(images, target)])
-        self._images.copy_(images)
-        self._target.copy_(target)
+        (part,) = parts
+        if self._num_warm < WARM_UP:
+            return self._warm(part)
+        if self._graph is None and self._may_capture:
+            self._capture(part)
+        if self._graph is None or not self._fits(part):
+            return self._eager([part])
+        for ours, given in zip(self._inputs, part, strict=True):
+            ours.copy_(given)
         self._graph.replay()
-        return self._loss_of_graph
+        return self._loss_of_graph.clone()  # the next replay writes over it
 
-    def _capture(self, images: Tensor, target: Tensor) -> None:
+    def _fits(self, part: Part) -> bool:
+        pairs = zip(self._inputs, part, strict=True)
+        return all(a.shape == b.shape and a.dtype == b.dtype for a, b in pairs)
+
+    def _warm(self, part: Part) -> Tensor:
+        """A step on the stream that captures. The last one tells whether the host waits for the
+        device anywhere: a capture would fail there, and leave the process in a bad state.
+        """
+        self._num_warm += 1
+        current = torch.cuda.current_stream(self._device)
+        self._side.wait_stream(current)
+        with torch.cuda.stream(self._side), warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                if self._num_warm == WARM_UP:
+                    torch.cuda.set_sync_debug_mode("warn")
+                loss = self._eager([part])
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        current.wait_stream(self._side)
+        if any("called a synchronizing CUDA operation" in str(each.message) for each in told):
+            self._may_capture = False
+        return loss
+
+    def _capture(self, part: Part) -> None:
         """Nothing is computed here, and a network is as it was where it cannot be captured."""
-        self._images, self._target = torch.empty_like(images), torch.empty_like(target)
+        self._may_capture = False  # again
+        self._inputs = torch.empty_like(part[0]), torch.empty_like(part[1])
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads, such as one that feeds, may allocate meanwhile.
             with torch.cuda.graph(graph, stream=self._side, capture_error_mode="thread_local"):
-                self._loss_of_graph = self._take([(self._images, self._target)])
+                self._loss_of_graph = self._eager([self._inputs])
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:
+        except RuntimeError as error:
             torch.cuda.synchronize(self._device)
+            print(f"a step is no CUDA graph: {str(error).splitlines()[0]}", file=sys.stderr)
             return
         self._graph = graph
 
-    @contextmanager
-    def _beside(self) -> Iterator[None]:
-        """On the stream that captures."""
-        current = torch.cuda.current_stream(self._device)
-        self._side.wait_stream(current)
-        with torch.cuda.stream(self._side):
-            yield
-        current.wait_stream(self._side)
+
+@cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all trainings of a process: libraries keep memory for each stream."""
+    return torch.cuda.Stream(device)
 
 
 def make_step(

@@ -7,7 +7,7 @@ from statistics import fmean
 
 import torch
 
-from gmsearch import checkpoint
+from gmsearch import checkpoint, step
 from gmsearch.data import AnyDataset
 from gmsearch.feeding import EVAL_BATCH_SIZE, Feed
 from gmsearch.network import Network
@@ -15,7 +15,8 @@ from gmsearch.radii import Watch
 from gmsearch.recipe import Recipe
 from gmsearch.training import EpochResult, evaluate, make_feed, start, train
 
-WARM_UP = 2  # steps that are not timed: memory is taken, kernels are chosen
+# Steps that are not timed: memory is taken, kernels are chosen, a graph is captured.
+WARM_UP, WARM_UP_OF_GPU = 2, step.WARM_UP + 2
 LEAST = 2  # steps that are, however long they take
 FOR_STEPS = 0.8  # of the seconds; evaluation may have the rest
 
@@ -64,12 +65,13 @@ def time_training(
     state = start(network, num_classes, recipe, seed=seed, resolution=resolution, device=device)
     started = time.perf_counter()
     until = started + FOR_STEPS * seconds
+    warm_up = WARM_UP_OF_GPU if state.device.type == "cuda" else WARM_UP
     marks: list[float] = []  # when each step of the epoch that is under way was done
 
     def on_step(num_steps: int) -> None:
         _wait_for(state.device)
         marks.append(time.perf_counter())
-        if marks[-1] > until and (epochs or len(marks) >= WARM_UP + LEAST):
+        if marks[-1] > until and (epochs or len(marks) >= warm_up + LEAST):
             raise _Enough
 
     epochs: list[EpochResult] = []
@@ -88,7 +90,7 @@ def time_training(
         training = fmean(images / (result.images_per_second or 1) for result in whole)
         evaluation = fmean(result.seconds for result in whole) - training
     else:
-        timed = marks[WARM_UP - 1 :]
+        timed = marks[warm_up - 1 :]
         training = feed.num_steps * (timed[-1] - timed[0]) / (len(timed) - 1)
         evaluation = _time_evaluation(state.model, feed, recipe, len(dataset.minival), until)
         passes = 1.0 if state.ema is None else 2.0  # an average of the weights is evaluated too

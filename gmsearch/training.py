@@ -151,8 +151,8 @@ def train(
     while len(state.history) < recipe.num_epochs:
         began, steps_left = time.perf_counter(), feed.num_steps - state.step
         _train_epoch(state, feed, crew, take_step, recipe, on_step)
+        train_loss = state.loss.item() / feed.num_steps  # which waits for a GPU
         trained = time.perf_counter() - began
-        train_loss = state.loss.item() / feed.num_steps
         state.step, state.loss = 0, torch.zeros((), device=state.device)
         epoch = len(state.history) + 1
         if not math.isfinite(train_loss):

@@ -2,10 +2,13 @@
 
 import os
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import torch
+
+from gmsearch.data import bands
 
 MARKS = ("slow", "gpu", "cluster", "browser")
 # Real images are no part of the project: a folder with tiny-imagenet-40.zip and imagenet-samples/.
@@ -31,6 +34,22 @@ def cache_of_their_own(tmp_path_factory):
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = before
+
+
+@lru_cache(maxsize=8)
+def _drawn(count: int, resolution: int, seed: tuple[int, ...], draw=bands._make_split):
+    return draw(count, resolution, list(seed))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bands_are_drawn_once(request):
+    """Images that take seconds are there for whoever asks again, except where their drawing itself
+    is tested.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__ != "test_data":
+            patch.setattr(bands, "_make_split", lambda n, side, seed: _drawn(n, side, tuple(seed)))
+        yield
 
 
 @pytest.fixture(scope="session")

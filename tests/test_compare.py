@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from in_process import gmsearch
 from pictures import make_folder
 from scipy import stats
 
@@ -207,11 +208,6 @@ def test_noise_is_called_a_difference_as_rarely_as_promised():
     assert np.mean(furthest > factor * deviations) == pytest.approx(0.05, abs=0.005)
 
 
-def gmsearch(*words, **options) -> subprocess.CompletedProcess:
-    line = [sys.executable, "-m", "gmsearch", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, **options)
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
     return make_folder(tmp_path_factory.mktemp("images") / "set", per_class=24, side=32)
@@ -334,7 +330,7 @@ def test_a_comparison_that_is_killed_goes_on_to_the_same_end(finished, tmp_path)
         time.sleep(0.05)
     driver.kill()
     driver.wait()
-    again = gmsearch(*line)
+    again = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
     assert again.returncode == 0 and "going on with" in again.stdout, again.stderr
     for file in folder.glob("trials/*/metrics.jsonl"):
         resumed = tmp_path / file.relative_to(folder.parent)

@@ -29,7 +29,7 @@ def quiet(analysis):
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(architectures(), RESOLUTIONS, CLASSES)
 def test_macs_and_params_of_every_layer_and_in_all_are_those_of_the_network(
     architecture, side, num_classes
@@ -51,7 +51,7 @@ def test_macs_and_params_of_every_layer_and_in_all_are_those_of_the_network(
     assert found.params == sum(parameter.numel() for parameter in network.parameters())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(architectures(), RESOLUTIONS)
 def test_activations_of_every_layer_and_in_all_are_fvcores(architecture, side):
     network = build(architecture, 5).eval()

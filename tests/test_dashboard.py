@@ -370,6 +370,23 @@ def test_a_trial_that_came_and_went_within_a_moment_is_known(run, monkeypatch):
         assert "about to begin" in detail(server)["trials"][number + 1]["note"]["body"]
 
 
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory) -> Path:
+    """A run, what looks like one, and files that are no storage."""
+    place = tmp_path_factory.mktemp("wrong")
+    folder, _ = make_run(place / "r", [60.0])
+    for name in ("begun", "broken", "named"):
+        shutil.copytree(folder.path, place / name)
+    (place / "begun" / "study.db").unlink()
+    (place / "broken" / "study.db").write_text("not a database, but long enough to be read")
+    settings = place / "named" / "experiment.yaml"
+    settings.write_text(settings.read_text().replace("name: r\n", "name: named\n", 1))
+    (place / "text").write_text("hello\n")
+    sqlite3.connect(place / "empty.db").execute("CREATE TABLE x (y)").connection.close()
+    optuna.storages.RDBStorage(f"sqlite:///{place}/hollow.db").engine.dispose()
+    return place
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -390,22 +407,12 @@ def test_a_trial_that_came_and_went_within_a_moment_is_known(run, monkeypatch):
         (["--storage", "postgresql+pg8000://u:secret@127.0.0.1:1/x"], "cannot be read: "),
     ],
 )
-def test_a_mistake_is_one_line(run, tmp_path, capsys, words, message):
-    folder, _ = run
-    for name in ("begun", "broken", "named"):
-        shutil.copytree(folder.path, tmp_path / name)
-    (tmp_path / "begun" / "study.db").unlink()
-    (tmp_path / "broken" / "study.db").write_text("not a database, but long enough to be read")
-    settings = tmp_path / "named" / "experiment.yaml"
-    settings.write_text(settings.read_text().replace("name: r\n", "name: named\n", 1))
-    (tmp_path / "text").write_text("hello\n")
-    sqlite3.connect(tmp_path / "empty.db").execute("CREATE TABLE x (y)").connection.close()
-    optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/hollow.db").engine.dispose()
-    filled = [word.format(tmp=tmp_path, run=folder.path) for word in words]
+def test_a_mistake_is_one_line(wrong, capsys, words, message):
+    filled = [word.format(tmp=wrong, run=wrong / "r") for word in words]
     assert main(["dashboard", *filled]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and message in err
-    assert "secret" not in err and not (tmp_path / "no.db").exists()
+    assert "secret" not in err and not (wrong / "no.db").exists()
 
 
 def test_a_port_in_use_is_one_line_and_a_free_one_is_the_default(run, capsys):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gmsearch import depthwise
+from gmsearch import depthwise, kernels
 
 SIZES = ((1, 1), (2, 3), (7, 5), (4, 17))
 CHANNELS = (1, 5, 24, 40, 70)
@@ -35,7 +35,7 @@ def check(shape, kernel, dtype, device="cpu", with_bias=True):
     """Outputs and gradients are those of float64, but for one rounding to their dtype; the
     gradients of the weights are the library's.
     """
-    from gmsearch import fused_depthwise as kernels
+    from gmsearch import fused_depthwise
 
     x, grad = (images(shape, dtype, device, seed) for seed in (0, 1))
     weight = torch.randn((shape[1], 1, kernel, kernel), device=device)
@@ -43,8 +43,7 @@ def check(shape, kernel, dtype, device="cpu", with_bias=True):
     given = [tensor for tensor in (x, weight, bias) if tensor is not None]
     ours = [tensor.clone().requires_grad_() for tensor in given]
     exact = [tensor.double().requires_grad_() for tensor in given]
-    assert kernels.can_run(*ours[:2])
-    outputs = kernels.depthwise(*ours, *[None] * (not with_bias))
+    outputs = fused_depthwise.depthwise(*ours, *[None] * (not with_bias))
     wanted = F.conv2d(*exact, padding=kernel // 2, groups=shape[1])
     outputs.backward(grad)
     wanted.backward(grad.double())
@@ -133,9 +132,25 @@ def test_the_kernels_are_the_convolution_at_all_sizes():
 
 
 def test_without_triton_there_are_no_kernels(monkeypatch):
-    monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "gmsearch.fused_depthwise", raising=False)
-    assert depthwise._kernels.__wrapped__() is None
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(kernels, "_has_triton", lambda: False)
+    conv = depthwise.DepthwiseConv2d(8, 3)
+    x = images((1, 8, 3, 3), torch.float32, "cpu", 0)
+    assert not depthwise.trains_on_gpu(conv, x, conv.weight)
+    monkeypatch.setattr(kernels, "_has_triton", lambda: True)
+    assert depthwise.trains_on_gpu(conv, x, conv.weight)
+    assert not depthwise.trains_on_gpu(conv, x.bfloat16(), conv.weight)  # PyTorch refuses it
+    found = []
+    torch.func.grad(lambda w: found.append(depthwise.trains_on_gpu(conv, x, w)) or w.sum())(
+        conv.weight
+    )
+    assert found == [False]
+
+
+def test_a_tracer_sees_the_plain_convolution():
+    conv = depthwise.DepthwiseConv2d(8, 3).eval()
+    x = torch.randn(1, 8, 4, 4)
+    assert torch.equal(torch.fx.symbolic_trace(conv)(x), conv(x))
 
 
 @pytest.mark.gpu
@@ -152,14 +167,14 @@ def test_the_kernels_on_a_gpu(shape, kernel, dtype):
 
 @pytest.mark.gpu
 def test_a_cuda_graph_repeats_the_same_sums():
-    from gmsearch import fused_depthwise as kernels
+    from gmsearch import fused_depthwise
 
     x = images((64, 40, 16, 16), torch.bfloat16, "cuda", 0)
     weight = torch.randn((40, 1, 7, 7), device="cuda", requires_grad=True)
 
     def step():
         return torch.autograd.grad(
-            kernels.depthwise(x, weight, None).float().square().sum(), weight
+            fused_depthwise.depthwise(x, weight, None).float().square().sum(), weight
         )[0]
 
     stream = torch.cuda.Stream()

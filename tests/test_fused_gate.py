@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from gmsearch import gates
+from gmsearch import kernels
 from gmsearch.architecture import ACTIVATIONS
 from gmsearch.errors import SettingsError
 from gmsearch.gates import Gate, can_fuse
@@ -99,7 +99,7 @@ class TestWhereItIsUsed:
 
     def test_not_on_a_cpu_that_does_not_interpret_and_not_without_triton(self, monkeypatch):
         x = self.features(2, 3, 4, 5)
-        monkeypatch.setattr(gates, "_has_triton", lambda: False)
+        monkeypatch.setattr(kernels, "_has_triton", lambda: False)
         assert not can_fuse(x)
         monkeypatch.undo()
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
@@ -131,7 +131,7 @@ class TestWhereItIsUsed:
         model = fused_gates.training(fused_gates.networks()["twin.expand"], algebra=False)
         images = self.features(2, 3, 64, 64)
         scripted = torch.jit.script(model)
-        monkeypatch.setenv("GMSEARCH_OFF", "gate")
+        monkeypatch.setenv("GMSEARCH_OFF", "gate,depthwise")
         torch.testing.assert_close(scripted(images), model(images))
 
 

@@ -26,7 +26,7 @@ FLOORS = (
         *{"data.selection", "data.packs", "data.packing", "data.cache", "data.receiving"},
         *{"data.opening", "data.streamed", "data.shrinking"},
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
-        *{"fused_depthwise", "fused_gate"},
+        *{"kernels", "fused_depthwise", "fused_gate"},
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "folding"},
     },
@@ -81,7 +81,7 @@ FOREIGN_TO_TRAINING = {"pydantic", "optuna", "ray", "rich", "yaml", "matplotlib"
 DOORS = {
     "torch": {
         *{"depthwise", "pointwise", "gates", "block", "model", "registry", "weights"},
-        *{"fused_depthwise", "fused_gate"},
+        *{"kernels", "fused_depthwise", "fused_gate"},
         *{"counting", "zoo"},
         *{"fvcore_count", "onnx_export", "latency", "profile", "training", "checkpoint", "process"},
         *{"augment", "feeding", "crew", "streaming", "teacher", "step", "retraining", "roofline"},

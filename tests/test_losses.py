@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from faults import SITE
+from in_process import gmsearch
 from pictures import make_folder
 from test_search import SPACE, curves, run, uninterrupted, wait_until
 from test_search import command as the_command
@@ -117,7 +118,7 @@ def test_a_run_whose_ray_dies_ends_in_a_line_and_goes_on_narrower_in_a_journal(i
     assert curves(folder)[begun] == alone(folder, tmp_path / "alone", begun)
     assert table.base_width[2] in (8, 12) and table.form[2] == "self"
     assert not (folder / "study.db").exists()
-    report = run([sys.executable, "-m", "gmsearch", "report", str(folder), "--text"])
+    report = gmsearch("report", folder, "--text")
     assert report.returncode == 0 and begun in report.stdout
 
 

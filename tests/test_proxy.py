@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from in_process import gmsearch
 from made_runs import BUDGET, SPACE, make_run
 from scipy.stats import kendalltau
 
@@ -220,11 +221,11 @@ def test_a_mistake_is_told_in_a_line(tmp_path, capsys, words, message):
 
 def test_a_proxy_of_a_run_goes_on_after_a_kill_and_its_figures_are_of_its_trainings(tmp_path):
     top1s = [30.0, 20.0, 41.0, 12.0, 45.0]
-    folder, _ = make_run(tmp_path / "r", top1s, recipe=Recipe(num_epochs=1))
-    line = [sys.executable, "-m", "gmsearch", "proxy", str(folder.path), "--architectures", "4"]
-    line += ["--fuller-epochs", "2"]
+    folder, _ = make_run(tmp_path / "r", top1s, recipe=Recipe(num_epochs=1, train_share=0.25))
+    line = ["proxy", str(folder.path), "--architectures", "4", "--fuller-epochs", "2"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    killed = subprocess.Popen(line, **quiet, start_new_session=True)
+    process = [sys.executable, "-m", "gmsearch", *line]
+    killed = subprocess.Popen(process, **quiet, start_new_session=True)
     deadline = time.monotonic() + PATIENCE
     while not list(folder.path.glob("proxy/half-images/trials/*/metrics.jsonl")):
         assert killed.poll() is None and time.monotonic() < deadline
@@ -234,7 +235,7 @@ def test_a_proxy_of_a_run_goes_on_after_a_kill_and_its_figures_are_of_its_traini
     begun = {p: p.stat().st_mtime for p in folder.path.glob("proxy/*/trials/*/architecture.json")}
     assert begun
 
-    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE)
+    done = gmsearch(*line)
     assert done.returncode == 0, done.stderr
     assert "the search's 1 epoch ranks networks as 2 do: tau" in done.stdout
     told = json.loads((folder.path / "proxy.json").read_text())

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from in_process import gmsearch
 from pictures import make_folder
 from rich.console import Console
 from safetensors.torch import load_file
@@ -51,14 +52,9 @@ def run(images, tmp_path_factory) -> Path:
     """A finished search of three networks, two of them baselines."""
     runs = tmp_path_factory.mktemp("runs")
     words = f"run --space {SPACE} --budget 30M --data {images} --resolution 32 --epochs 1"
-    done = gmsearch(f"{words} --trials 3 --name r --runs-dir {runs}")
+    done = gmsearch(*f"{words} --trials 3 --workers 1 --name r --runs-dir {runs}".split())
     assert done.returncode == 0, done.stderr
     return runs / "r"
-
-
-def gmsearch(words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "gmsearch", *words.split()]
-    return subprocess.run(line, capture_output=True, text=True, timeout=600)
 
 
 def mistake(words: str, capsys) -> str:
@@ -237,8 +233,8 @@ def test_a_wrong_recipe_is_told_with_file_and_line(tmp_path, text, message):
 
 
 def test_finalists_are_trained_on_all_official_images_and_judged_on_val(run, images):
-    line = f"retrain {run} --top 1 --recipe quick --epochs 2 --batch-size 24"
-    done = gmsearch(line)
+    line = f"retrain {run} --top 1 --recipe quick --epochs 2 --batch-size 24".split()
+    done = gmsearch(*line)
     assert done.returncode == 0, done.stderr
     folders = sorted((run / "retrained").iterdir())
     assert [folder.name for folder in folders] == [front(run)[0]["id"]]
@@ -248,7 +244,7 @@ def test_finalists_are_trained_on_all_official_images_and_judged_on_val(run, ima
         assert set(result["by_class"]) == {"n0", "n1", "n2"}
         assert result["id"] in done.stdout
     before = {f: f.stat().st_mtime_ns for f in (run / "retrained").rglob("result.json")}
-    assert gmsearch(line).returncode == 0  # nothing is left to train
+    assert gmsearch(*line).returncode == 0  # nothing is left to train
     assert before == {f: f.stat().st_mtime_ns for f in (run / "retrained").rglob("result.json")}
 
 
@@ -332,7 +328,7 @@ def test_a_training_that_was_begun_otherwise_is_refused(run, capsys):
     line = f"retrain {run} --id {best} --recipe quick --batch-size 24"
     folder = run / "retrained" / best
     if not (folder / "settings.yaml").exists():
-        assert gmsearch(f"{line} --epochs 1").returncode == 0
+        assert gmsearch(*f"{line} --epochs 1".split()).returncode == 0
     error = mistake(f"{line} --epochs 7", capsys)
     assert "was begun with other settings (recipe.num_epochs is" in error
 
@@ -379,7 +375,9 @@ def test_a_checkpoint_of_another_network_is_told(run, tmp_path):
     folder = copy / "retrained" / first
     folder.mkdir(parents=True)
     shutil.copy(copy / "trials" / second / "checkpoint.pt", folder)
-    done = gmsearch(f"retrain {copy} --id {first} --recipe quick --epochs 2 --batch-size 24")
+    words = f"retrain {copy} --id {first} --recipe quick --epochs 2 --batch-size 24"
+    line = [sys.executable, "-m", "gmsearch", *words.split()]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=600)
     assert done.returncode == 2, done.stdout
     assert done.stderr.count("\n") == 1
     assert f"{folder / 'checkpoint.pt'}: not a checkpoint of this network" in done.stderr

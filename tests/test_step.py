@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from gmsearch import data
 from gmsearch.crew import Crew
@@ -47,6 +48,31 @@ def test_the_loss_and_the_step_are_those_of_a_linear_model():
     torch.testing.assert_close(model.weight.detach(), expected)
 
 
+def test_a_step_is_the_plain_loop_to_the_last_bit():
+    """Norm and decay over parameters in their own order, as everybody writes it."""
+    recipe = replace(RECIPE, clip_grad=0.1)
+    states = [start(NETWORK, NUM_CLASSES, recipe, seed=0, resolution=32) for _ in range(2)]
+    ours, plain = states
+    take_step = make_step(Crew(ours.model.train(), ALONE), ours.optimizer, recipe)
+    plain.model.train()
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(8, 3, 32, 32, generator=generator)
+        target = torch.randint(0, NUM_CLASSES, (8,), generator=generator)
+        loss = take_step([(images, target)], lr=1e-3)
+        for group in plain.optimizer.param_groups:
+            group["lr"] = 1e-3
+        plain.optimizer.zero_grad()
+        smoothing = recipe.label_smoothing
+        expected = F.cross_entropy(plain.model(images), target, label_smoothing=smoothing)
+        expected.backward()
+        nn.utils.clip_grad_norm_(plain.model.parameters(), 0.1)
+        plain.optimizer.step()
+        assert loss == expected.detach()
+    pairs = zip(ours.model.parameters(), plain.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def _training(seed=0, **settings):
     recipe = replace(RECIPE, **settings)
     return start(NETWORK, NUM_CLASSES, recipe, seed=seed, resolution=32, device="cuda"), recipe
@@ -65,8 +91,7 @@ def _losses(monkeypatch, off, count=12, **settings):
     state, recipe = _training(**settings)
     take_step = make_step(Crew(state.model.train(), ALONE), state.optimizer, recipe)
     losses = [
-        take_step([batch], lr=1e-3 * (1 + place)).clone()
-        for place, batch in enumerate(_batches(count))
+        take_step([batch], lr=1e-3 * (1 + place)) for place, batch in enumerate(_batches(count))
     ]
     return take_step, torch.stack(losses), state.model
 

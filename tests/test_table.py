@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from in_process import gmsearch
 from made_runs import SPACE, curve
+from pictures import make_folder
 from scipy.stats import kendalltau
 
 from gmsearch.cli import main
@@ -31,7 +33,6 @@ from gmsearch.table import (
 GATED = SPACE.parent / "gated.yaml"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks" / "search"
 NUM_EPOCHS = 4
-PATIENCE = 600  # seconds, on a busy machine
 
 
 def tabulation(**settings) -> Tabulation:
@@ -281,6 +282,13 @@ def test_a_file_that_is_no_table_is_told_in_a_line(tmp_path, write, message):
 # The whole
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> list[object]:
+    """What to train on, in flags, and one worker: a second takes longer to start than it saves."""
+    folder = make_folder(tmp_path_factory.mktemp("images") / "set", per_class=24, side=32)
+    return ["--data", folder, "--resolution", 32, "--workers", 1]
+
+
 def test_a_budget_that_no_network_fits_is_refused_before_anything_is_written(tmp_path, capsys):
     line = ["table", "build", "--space", str(GATED), "--budget", "20M", "--name", "t"]
     assert main([*line, "--runs-dir", str(tmp_path)]) == 2
@@ -289,26 +297,24 @@ def test_a_budget_that_no_network_fits_is_refused_before_anything_is_written(tmp
     assert said.out == "" and not list(tmp_path.iterdir())
 
 
-def test_fewer_networks_than_were_asked_for_are_told_and_are_all(tmp_path):
+def test_fewer_networks_than_were_asked_for_are_told_and_are_all(tmp_path, images):
     few = tmp_path / "few.yaml"
     tiny = read_space_data(SPACE)
     axes = {name: options[:1] for name, options in tiny["per_network"].items()}
     axes["base_width"], axes["placement"] = tiny["per_network"]["base_width"][:2], ["expand"]
     few.write_text(yaml.safe_dump({**tiny, "name": "few", "per_network": axes, "per_stage": {}}))
-    line = [sys.executable, "-m", "gmsearch", "table", "build", "--space", str(few)]
-    line += ["--epochs", "1", "--networks", "5", "--runs-dir", str(tmp_path), "--name", "t"]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE)
+    line = ["table", "build", "--space", few, *images, "--epochs", 1, "--networks", 5]
+    done = gmsearch(*line, "--runs-dir", tmp_path, "--name", "t")
     assert done.returncode == 0, done.stderr
     assert "of 5 networks asked for there are 2: the space has no more\n" in done.stdout
     assert "next:" not in done.stdout  # it is finished
     assert len(read_table(tmp_path / "t" / "table.parquet").curves) == 2
 
 
-def test_a_table_is_trained_and_goes_on_with_more_networks_and_seeds(tmp_path):
+def test_a_table_is_trained_and_goes_on_with_more_networks_and_seeds(tmp_path, images):
     def build(*words: str) -> str:
-        line = [sys.executable, "-m", "gmsearch", "table", "build", "--space", str(SPACE)]
-        line += ["--epochs", "2", "--runs-dir", str(tmp_path), "--name", "t", *words]
-        done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE)
+        line = ["table", "build", "--space", SPACE, *images, "--epochs", 2]
+        done = gmsearch(*line, "--runs-dir", tmp_path, "--name", "t", *words)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -89,9 +89,8 @@ def ours(network: Network, dataset: data.Dataset, recipe: Recipe, device: str) -
     """Trains as a search trial does; gives the seconds of a step, epoch by epoch."""
     settings: dict = {"seed": 0, "resolution": dataset.resolution, "device": device}
     state = start(network, len(dataset.classes), recipe, **settings)
-    steps = round(recipe.train_share * len(dataset.train)) // recipe.batch_size
     for result in train(state, dataset, recipe, seed=0):
-        yield (result.seconds - (result.evaluation_seconds or 0)) / steps
+        yield recipe.batch_size / (result.images_per_second or 1)
 
 
 def steps_of(training: Iterator[None], few: int) -> Iterator[float]:
@@ -134,6 +133,7 @@ def compare(what: str, folder: Path, dataset: data.Dataset, batch_size: int, rou
 def main() -> None:
     arguments = parse_arguments()
     prepare(1)
+    torch.backends.cudnn.benchmark = True  # as timm's train.py has it
     with tempfile.TemporaryDirectory() as scratch:
         began = time.perf_counter()
         source, cache = str(arguments.folder), Path(scratch)

@@ -55,6 +55,9 @@ def main() -> None:
     arguments = parse_arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     prepare(1)
+    torch.backends.cuda.matmul.allow_tf32 = (
+        True  # as convolutions do unasked: fp32 is TF32 on a GPU
+    )
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread"
     print(f"{name}, torch {torch.__version__}")
     dtypes = [torch.float32] + [torch.bfloat16] * has_bf16(device)

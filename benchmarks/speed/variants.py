@@ -83,12 +83,14 @@ def has_bf16(device: torch.device) -> bool:
 @contextmanager
 def switched_off(names: tuple[str, ...]) -> Iterator[None]:
     """Some of gmsearch.speedups."""
-    before = os.environ.get(VARIABLE, "")
+    before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = ",".join(names)
     try:
         yield
     finally:
-        os.environ[VARIABLE] = before
+        os.environ.pop(VARIABLE)
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
 class Training:

@@ -6,6 +6,7 @@ A mistake of the user ends in one line on standard error and exit code 2.
 import sys
 from collections.abc import Sequence
 
+from gmsearch import speedups
 from gmsearch.cli import (
     exporting,
     finals,
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         arguments = _parser().parse_args(argv)
+        speedups.check()
         return arguments.run(arguments)
     except UserError as error:
         print(f"gmsearch: {' '.join(str(error).split())}", file=sys.stderr)

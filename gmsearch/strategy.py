@@ -18,12 +18,12 @@ from candidates that are looked for once for each model.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 
+from gmsearch.candidates import Candidates
 from gmsearch.designs import Design, Designs
 from gmsearch.outlook import Observation, Outlook, Outlooks, Worth
 from gmsearch.surrogate import Chain, Encoding, Points, Surrogate
@@ -35,16 +35,8 @@ EVERY = 300  # results, below which the model is given each at once
 SHARE = 64  # beyond, it is given new ones when there is one for so many that it has
 CROWD = 16  # trainings that run, for each of which it waits for one result more
 LEAST_SHARE = 4  # but never longer than until there is one for so many
-POOL = 1500  # designs that are drawn at once
-RENEWAL = 1000  # designs that are known, after which others are drawn
-NUM_SCORED = 400  # of these, drawn for each proposal
-NUM_PARENTS = 20
-NUM_CHILDREN = 5  # of each parent, in each round
-NUM_ROUNDS = 2  # of children, the second of the best of the first
 MOST_STOPPED = 300  # stopped trainings, the last that were begun: any may be taken up again
 MOST_DEVIATIONS = 10.0  # of a feature from its mean, for a design that is far from all drawn
-LEAST_COST = 1e-6  # of what is allowed, below which costs are alike
-NUM_NEAR = 12  # designs nearest to a cost, among which the spread start draws
 
 
 class Strategy:
@@ -60,13 +52,12 @@ class Strategy:
     ) -> None:
         self.known: dict[str, Observation] = {}
         self.rungs = tuple(rungs)
-        self._designs = designs
+        self._candidates = Candidates(designs, seed)
         self._seed = seed
         self._encoding = Encoding(designs.sizes, designs.is_ordered)
         self._surrogates = [
             Surrogate(self._encoding, len(self.rungs)) for _ in range(num_accuracies)
         ]
-        self._pools: dict[int, list[Design]] = {}
         self._num_results = self._num_fitted = 0  # what hyperparameters may be from, and are
         self._to_fit: list[Observation] = []  # what they are next from
         self._num_running = self._num_given = 0  # trainings, and results that the model has
@@ -158,34 +149,17 @@ class Strategy:
     @cached_property
     def _proposal(self) -> Worth | None:
         rng = np.random.default_rng([self._seed, len(self.known)])
-        fresh = self._fresh(self.known)
+        fresh = self._candidates.fresh(self.known)
         if not fresh:
             return None
         if sum(bool(seen.design.row and seen.tops) for seen in self.known.values()) < NUM_SPREAD:
-            design = self._spread(fresh, rng)
+            met = (seen.design for seen in self.known.values())
+            design = self._candidates.spread(fresh, met, rng)
             return Worth(design, self.num_epochs, 0.0, float("nan"), float("nan"))
         if self._given is not None and (best := self._present.best(self.known)) is not None:
             return best
-        scored = self._scored(self._present, fresh, self.known, rng)
+        scored = self._candidates.scored(self._present, fresh, self.known, rng)
         return max(scored, key=lambda worth: worth.gain)
-
-    def _fresh(self, known: Mapping[str, Observation]) -> list[Design]:
-        """Designs to choose from, none of them known."""
-        pool = self._pool(len(known) // RENEWAL)
-        fresh = [design for design in pool if design.known.id not in known]
-        if len(fresh) < NUM_SCORED:
-            taken = [s.design for s in known.values() if self._is_of_space(s.design)]
-            met = {design.known.id for design in fresh} | set(known)
-            others = (d for d in self._designs.others(pool + taken) if d.known.id not in met)
-            fresh += islice(others, NUM_SCORED - len(fresh))
-        return fresh
-
-    def _is_of_space(self, design: Design) -> bool:
-        """Whether it is modelled, and not outside of a space that was narrowed."""
-        is_whole = self._designs.declared is None
-        return bool(design.row) and (
-            is_whole or self._designs.still_allowed(design.picks) == design.picks
-        )
 
     def worth(self, design_id: str) -> Worth:
         """Of going on with a training that runs, beside the others."""
@@ -208,40 +182,8 @@ class Strategy:
             for seen in self.known.values()
             if seen.state == "stopped"
             and self.num_epochs - seen.epochs <= most_epochs
-            and self._is_of_space(seen.design)
+            and self._candidates.is_of_space(seen.design)
         ][-MOST_STOPPED:]
-
-    def _spread(self, fresh: Sequence[Design], rng: np.random.Generator) -> Design:
-        """A design in the widest gap between the costs that are taken, on a logarithmic scale."""
-        costs = _log([design.known.costs[0] for design in fresh])
-        ends = [costs.min() - 1e-9, costs.max() + 1e-9]
-        taken = _log([seen.design.known.costs[0] for seen in self.known.values()])
-        edges = np.unique(np.clip([*ends, *taken], *ends))
-        widest = int(np.argmax(np.diff(edges)))
-        middle = (edges[widest] + edges[widest + 1]) / 2
-        nearest = np.argsort(abs(costs - middle), kind="stable")[:NUM_NEAR]
-        return fresh[int(rng.choice(nearest))]
-
-    def _scored(
-        self,
-        outlook: Outlooks,
-        fresh: Sequence[Design],
-        known: Iterable[str],
-        rng: np.random.Generator,
-    ) -> list[Worth]:
-        """Some designs of the pool, neighbours of the front and neighbours of the best so far."""
-        scored = rng.choice(len(fresh), min(NUM_SCORED, len(fresh)), replace=False)
-        worths = outlook.worths([Observation(fresh[i]) for i in sorted(scored.tolist())])
-        parents = outlook.front(NUM_PARENTS // 2)
-        for _ in range(NUM_ROUNDS):
-            worths.sort(key=lambda worth: -worth.gain)
-            parents = parents + [worth.design for worth in worths[: NUM_PARENTS - len(parents)]]
-            met = {*known, *(worth.design.known.id for worth in worths)}
-            born = [self._designs.mutate(p, rng) for p in parents for _ in range(NUM_CHILDREN)]
-            children = {c.known.id: c for c in born if c is not None and c.known.id not in met}
-            worths += outlook.worths([Observation(child) for child in children.values()])
-            parents = []
-        return worths
 
     @cached_property
     def _present(self) -> Outlooks:
@@ -252,7 +194,8 @@ class Strategy:
         if self._given is None:
             return outlook
         rng = np.random.default_rng([self._seed, self._num_given, 1])
-        scored = self._scored(outlook, self._fresh(self._given), self._given, rng)
+        fresh = self._candidates.fresh(self._given)
+        scored = self._candidates.scored(outlook, fresh, self._given, rng)
         known = self.known.values()
         since = [(now, given) for now in known if now != (given := self._as_given(now))]
         running = [seen for seen in known if seen.state == "running" and seen.design.row]
@@ -276,12 +219,6 @@ class Strategy:
                 for accuracy, model in enumerate(self._models)
             ]
         )
-
-    def _pool(self, age: int) -> list[Design]:
-        """Designs to choose from; fewer where the space has fewer. Others of another age."""
-        if age not in self._pools:
-            self._pools = {age: _drawn(self._designs, np.random.default_rng([self._seed, age]))}
-        return self._pools[age]
 
     @cached_property
     def _models(self) -> list[Chain]:
@@ -312,9 +249,7 @@ class Strategy:
         """Mean and deviation of the features over what could ever be trained: what is known may
         lie outside of a space that was narrowed.
         """
-        is_whole = self._designs.declared is None
-        rng = np.random.default_rng([self._seed, 0])
-        drawn = self._pool(0) if is_whole else _drawn(self._designs.undiminished, rng)
+        drawn = self._candidates.undiminished()
         designs = drawn or [seen.design for seen in self.known.values()]
         features = np.array([design.known.features for design in designs])
         deviation = features.std(axis=0)
@@ -347,18 +282,3 @@ def _last_fit(num_results: int) -> int:
     while following <= num_results:
         last, following = following, max(following + 1, math.ceil(GROWTH * following))
     return last
-
-
-def _drawn(designs: Designs, rng: np.random.Generator) -> list[Design]:
-    """Different designs of as many draws as make a pool; where few are allowed, others too."""
-    drawn = (designs.draw(rng) for _ in range(POOL))
-    found = {design.known.id: design for design in drawn if design is not None}
-    if len(found) < NUM_SCORED:
-        others = islice(designs.others(list(found.values())), NUM_SCORED)
-        found |= {design.known.id: design for design in others}
-    return list(found.values())
-
-
-def _log(costs: Sequence[float]) -> np.ndarray:
-    """Of shares of what is allowed; a cost of nothing is as small as can be told."""
-    return np.log(np.maximum(costs, LEAST_COST))

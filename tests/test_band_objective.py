@@ -110,7 +110,7 @@ def test_a_gain_is_the_sum_of_those_of_two_searches_for_one_accuracy_each(learne
         strategy.__dict__.pop("_models", None)
     learned._num_fitted = 10**9
     learned.__dict__.pop("_models", None)
-    fresh = [Observation(design) for design in learned._pool(0)[:25]]
+    fresh = [Observation(design) for design in learned._candidates.pool(0)[:25]]
     both = learned._outlook().worths(fresh)
     parts = [strategy._outlook().worths(fresh) for strategy in alone]
     for worth, one, other in zip(both, *parts, strict=True):
@@ -121,7 +121,7 @@ def test_a_gain_is_the_sum_of_those_of_two_searches_for_one_accuracy_each(learne
 
 def test_the_gain_of_each_part_is_what_draws_from_its_model_say(learned):
     """Brute force: the hypervolume that is added, over many draws of what a design may reach."""
-    seen = [Observation(design) for design in learned._pool(0)[:4]]
+    seen = [Observation(design) for design in learned._candidates.pool(0)[:4]]
     rng = np.random.default_rng(0)
     sums = np.zeros(len(seen))
     for accuracy, model in enumerate(learned._models):
@@ -148,10 +148,10 @@ def test_parents_come_from_both_fronts(learned):
 def test_with_one_accuracy_a_strategy_is_what_it_was():
     """The sum over one front is that front's gain, for any order of observations."""
     strategy = Strategy(designs(), (1,), 0)
-    for design in strategy._pool(0)[:12]:
+    for design in strategy._candidates.pool(0)[:12]:
         strategy.observe(design, [ends_of(SPACE.decode(design.picks))[0]], "complete")
     [part] = strategy._outlook()._parts
-    fresh = [Observation(design) for design in strategy._pool(0)[12:30]]
+    fresh = [Observation(design) for design in strategy._candidates.pool(0)[12:30]]
     assert strategy._outlook().worths(fresh) == part.worths(fresh)
     assert strategy._outlook().front(10) == part.front(10)
 
@@ -171,8 +171,8 @@ def test_halving_keeps_what_is_best_at_a_band():
 
 @pytest.mark.parametrize("sampler", ["gated", "random", "tpe", "nsga2", "evolution"])
 def test_every_sampler_searches_with_a_band(tmp_path, sampler, capsys, monkeypatch):
-    monkeypatch.setattr("gmsearch.strategy.POOL", 200)  # what is searched among, not how
-    monkeypatch.setattr("gmsearch.strategy.NUM_SCORED", 100)
+    monkeypatch.setattr("gmsearch.candidates.POOL", 200)  # what is searched among, not how
+    monkeypatch.setattr("gmsearch.candidates.NUM_SCORED", 100)
     early_stop = "gated" if sampler == "gated" else "asha" if sampler == "random" else "off"
     trials = 14 if sampler == "gated" else 5
     folder, study = searched(tmp_path / "r", sampler=sampler, early_stop=early_stop, trials=trials)

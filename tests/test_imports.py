@@ -18,7 +18,16 @@ FLOORS = (
     {
         *{"references", "reading", "space", "space_file", "survey", "experiment", "run"},
         *{"recipe_file", "effects", "ranking", "contrasts", "claims", "resolved"},
-        *{"designs", "gain", "surrogate", "watched", "outlook", "strategy", "stopping"},
+        *{
+            "designs",
+            "gain",
+            "surrogate",
+            "watched",
+            "outlook",
+            "candidates",
+            "strategy",
+            "stopping",
+        },
     },
     {
         *{"data", "data.records", "data.bands", "data.decoding", "data.sources", "data.named"},

@@ -8,7 +8,7 @@ import pytest
 from made_runs import BUDGET, SPACE
 from optuna.storages import InMemoryStorage
 
-from gmsearch import strategy
+from gmsearch import candidates
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.recipe import Recipe
 from gmsearch.record import Job
@@ -185,7 +185,7 @@ def test_a_search_trains_no_epoch_twice_and_spends_what_it_may(sampler, early_st
 
 
 def test_where_a_space_is_used_up_all_that_was_stopped_is_gone_on_with_to_its_end(monkeypatch):
-    monkeypatch.setattr(strategy, "POOL", 20)  # few of the draws are allowed
+    monkeypatch.setattr(candidates, "POOL", 20)  # few of the draws are allowed
     names = set()
 
     def allowed(network):

@@ -83,7 +83,7 @@ def test_the_first_designs_spread_over_the_costs():
         design = strategy.propose().design
         costs.append(math.log(design.known.costs[0]))
         strategy.observe(design, [], "running")
-    drawn = [math.log(d.known.costs[0]) for d in strategy._pool(0)]
+    drawn = [math.log(d.known.costs[0]) for d in strategy._candidates.pool(0)]
     span = max(drawn) - min(drawn)
     assert max(b - a for a, b in pairwise(sorted(costs))) < 0.35 * span
 
@@ -97,7 +97,7 @@ def test_it_finds_more_than_random_search(seed):
         design = strategy.propose().design
         strategy.observe(design, tops_of(design)[-1:], "complete")
         ours.append(design)
-        random.append(strategy._designs.draw(rng))
+        random.append(designs().draw(rng))
     assert len({design.known.id for design in ours}) == 30
     assert max(design.known.costs[0] for design in ours) <= 1
     held = [
@@ -113,7 +113,7 @@ def test_workers_that_run_at_once_get_different_designs(learned):
     for seen in learned.known.values():
         strategy.observe(seen.design, [0.0] * (NUM_EPOCHS - 1) + [seen.tops[-1]], "complete")
     outlook = strategy._outlook()
-    pool = [learned_observation(design) for design in strategy._pool(0)]
+    pool = [learned_observation(design) for design in strategy._candidates.pool(0)]
     alike = sorted(outlook.worths(pool), key=lambda worth: -worth.gain)[:4]
     chosen = []
     for _ in range(4):
@@ -141,18 +141,21 @@ def test_what_is_believed_of_running_designs_makes_their_like_more_certain(learn
 
 
 def test_what_went_away_with_a_narrowed_space_is_not_taken_up_again(learned):
-    network_space = learned._designs
+    whole = designs()
     stopped = learned.propose().design
-    strategy = Strategy(network_space, rungs_of(NUM_EPOCHS), seed=0)
-    for seen in learned.known.values():
-        strategy.observe(seen.design, tops_of(seen.design), "complete")
-    strategy.observe(stopped, tops_of(stopped)[:1], "stopped")
-    assert strategy.stopped().design == stopped
-    name = next(n for n, options in network_space.options.items() if len(options) > 1)
-    left = tuple(o for o in network_space.options[name] if o != stopped.picks[name])
-    options = {**network_space.options, name: left}
-    strategy._designs = replace(network_space, options=options, declared=network_space.options)
-    assert strategy.stopped() is None
+    name = next(n for n, options in whole.options.items() if len(options) > 1)
+    left = tuple(o for o in whole.options[name] if o != stopped.picks[name])
+    narrowed = replace(whole, options={**whole.options, name: left}, declared=whole.options)
+
+    def taken_up(space):
+        strategy = Strategy(space, rungs_of(NUM_EPOCHS), seed=0)
+        for seen in learned.known.values():
+            strategy.observe(seen.design, tops_of(seen.design), "complete")
+        strategy.observe(stopped, tops_of(stopped)[:1], "stopped")
+        return strategy.stopped()
+
+    assert taken_up(whole).design == stopped
+    assert taken_up(narrowed) is None
 
 
 def test_the_first_trainings_go_on_and_tell_what_early_epochs_are_worth():
@@ -209,7 +212,7 @@ def test_between_models_a_kept_outlook_says_what_a_new_one_or_a_resumed_search_d
     """The model is given results in steps, and what begins between them is believed one by one."""
     monkeypatch.setattr("gmsearch.strategy.EVERY", 16)
     monkeypatch.setattr("gmsearch.strategy.SHARE", 4)
-    monkeypatch.setattr("gmsearch.strategy.POOL", 150)
+    monkeypatch.setattr("gmsearch.candidates.POOL", 150)
     strategy = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
 
     def answers(design_id: str) -> list:
@@ -242,9 +245,9 @@ def test_between_models_a_kept_outlook_says_what_a_new_one_or_a_resumed_search_d
 
 
 def test_of_many_that_run_the_model_waits_for_several_results(monkeypatch):
-    monkeypatch.setattr("gmsearch.strategy.POOL", 150)
+    monkeypatch.setattr("gmsearch.candidates.POOL", 150)
     strategy = Strategy(designs(), rungs_of(NUM_EPOCHS), seed=0)
-    drawn = {d.known.id: d for d in strategy._pool(0)}.values()
+    drawn = {d.known.id: d for d in strategy._candidates.pool(0)}.values()
     for design in drawn:
         strategy.observe(design, [], "running")
     given = []
@@ -300,7 +303,7 @@ def test_a_training_goes_on_by_what_it_promises_and_not_by_its_size(learned):
             neighbour = None
             rng = np.random.default_rng(0)
             while neighbour is None or neighbour.known.id in learned.known:
-                neighbour = learned._designs.mutate(seen.design, rng, most=1)
+                neighbour = designs().mutate(seen.design, rng, most=1)
             tops = [promise * top1 for top1 in tops_of(seen.design)[:3]]
             told = record(learned, neighbour, tops)
             verdict = ByGain(learned).verdict(told, [], left=90)
@@ -448,7 +451,7 @@ def test_one_worker_trains_the_same_however_often_it_is_killed(
     """A kill before the driver hears of an epoch, or before it does what it decided on it; also
     where the model waits for several results.
     """
-    monkeypatch.setattr("gmsearch.strategy.POOL", 100)
+    monkeypatch.setattr("gmsearch.candidates.POOL", 100)
     monkeypatch.setattr("gmsearch.strategy.EVERY", every)
     monkeypatch.setattr("gmsearch.strategy.SHARE", 4)
     # So many that the model chooses some of them.
@@ -514,7 +517,7 @@ def test_a_run_is_replayed_from_its_log(logged):
 @pytest.mark.parametrize("sampler", ["gated", "tpe"])
 def test_a_run_that_was_killed_within_an_ask_is_replayed(tmp_path, monkeypatch, sampler):
     """The trial that was cut off has a number and no network."""
-    monkeypatch.setattr("gmsearch.strategy.POOL", 100)
+    monkeypatch.setattr("gmsearch.candidates.POOL", 100)
     folder, experiment = RunFolder(tmp_path / "r"), settings(trials=14, sampler=sampler)
     write_settings(folder, experiment, RunData(90, 500, ("a", "b")))
 
@@ -549,7 +552,7 @@ def test_a_run_that_was_killed_within_an_ask_is_replayed(tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("sampler", ["gated", "evolution"])
 def test_a_run_that_was_narrowed_is_replayed(tmp_path, monkeypatch, sampler):
-    monkeypatch.setattr("gmsearch.strategy.POOL", 100)
+    monkeypatch.setattr("gmsearch.candidates.POOL", 100)
     folder, whole = RunFolder(tmp_path / "r"), settings(trials=10, sampler=sampler)
     stem = whole.space["per_network"]["stem_width"]
     part = {**whole.space, "per_network": {**whole.space["per_network"], "stem_width": stem[:2]}}

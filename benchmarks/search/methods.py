@@ -4,7 +4,7 @@ All of them keep the budget, repeat no network and ask the same jobs' interface.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from problems import Problem
 
-from gmsearch import sampler, strategy, study
+from gmsearch import candidates, sampler, strategy, study
+from gmsearch.candidates import Candidates
 from gmsearch.designs import Design, Designs
 from gmsearch.experiment import Experiment, make_settings
 from gmsearch.jobs import Jobs
@@ -106,7 +107,9 @@ def _as_complete(trial: FrozenTrial) -> FrozenTrial:
     return create_trial(params=trial.params, distributions=trial.distributions, values=last)
 
 
-def _any_design(self: Strategy, fresh: list[Design], rng: np.random.Generator) -> Design:
+def _any_design(
+    self: Candidates, fresh: list[Design], known: Iterable[Design], rng: np.random.Generator
+) -> Design:
     return fresh[int(rng.integers(len(fresh)))]
 
 
@@ -129,7 +132,7 @@ METHODS = {
         ((study, "_stopping_of", lambda experiment, strategy: None),),
     ),
     "no-mutation": Method(
-        "ours, without neighbours of the front", _ours, 100, ((strategy, "NUM_CHILDREN", 0),)
+        "ours, without neighbours of the front", _ours, 100, ((candidates, "NUM_CHILDREN", 0),)
     ),
     "no-features": Method(
         "ours, without MACs, params and depth in the model",
@@ -138,7 +141,7 @@ METHODS = {
         ((Strategy, "points_of", _without_features),),
     ),
     "no-spread": Method(
-        "ours, with a random start", _ours, 100, ((Strategy, "_spread", _any_design),)
+        "ours, with a random start", _ours, 100, ((Candidates, "spread", _any_design),)
     ),
     "random": Method("random", search("random", "off")),
     "random-spread": Method(

@@ -125,7 +125,7 @@ def tiling_of(x: Tensor, kernel: int) -> dict[str, int]:
     rows = 8
     while rows > 1 and lanes(rows, vector) < 128 * PROGRAMS:
         rows //= 2
-    return {"ROWS": _even(height, rows), "VECTOR": vector, "LANES": 128, "num_warps": 4}
+    return {"ROWS": even(height, rows), "VECTOR": vector, "LANES": 128, "num_warps": 4}
 
 
 def _vector(x: Tensor) -> int:
@@ -134,7 +134,7 @@ def _vector(x: Tensor) -> int:
     return min(most, x.shape[1] & -x.shape[1])
 
 
-def _even(height: int, most: int) -> int:
+def even(height: int, most: int) -> int:
     """Rows of a block when blocks of at most so many share the height evenly."""
     return triton.cdiv(height, triton.cdiv(height, most))
 

@@ -33,7 +33,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gmsearch import lock
+from gmsearch import lock, speedups
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import Settings, read_settings, without_password
 from gmsearch.files import as_word, write_atomically
@@ -314,6 +314,7 @@ def _environment() -> dict[str, Any]:
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "cpus": len(os.sched_getaffinity(0)),
         "gpus": _gpus(),
+        "switched_off": speedups.switched_off(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git_revision": _git_revision(),
     }

@@ -18,9 +18,9 @@ def is_on(speedup: str) -> bool:
     return speedup not in _off(os.environ.get(VARIABLE, ""))
 
 
-def check() -> None:
-    """Raises SettingsError where the variable names what is no speed-up."""
-    _off(os.environ.get(VARIABLE, ""))
+def switched_off() -> tuple[str, ...]:
+    """In order. Raises SettingsError where the variable names what is no speed-up."""
+    return tuple(sorted(_off(os.environ.get(VARIABLE, ""))))
 
 
 @cache

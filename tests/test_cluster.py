@@ -159,3 +159,31 @@ def test_a_search_in_postgres_survives_a_kill_and_tells_no_password(images, tmp_
     assert other.returncode == 2
     assert "has a study 'r' of another run already; choose another --name" in other.stderr
     assert HIDDEN_PASSWORD not in other.stderr and not (tmp_path / "other" / "r").exists()
+
+
+WHAT_A_WORKER_HAS = """
+import os, sys
+import ray
+from gmsearch.cluster import connected
+with connected(sys.argv[1]):
+    print(ray.get(ray.remote(lambda: os.environ.get("GMSEARCH_OFF")).remote()))
+"""
+
+
+def test_what_is_switched_off_is_so_on_nodes_that_were_started_without():
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        for off, expected in (("", "None"), ("graph, gate", "gate,graph")):
+            done = subprocess.run(
+                [sys.executable, "-c", WHAT_A_WORKER_HAS, cluster.address],
+                env={**os.environ, "GMSEARCH_OFF": off},
+                capture_output=True,
+                text=True,
+                timeout=300,
+                check=True,
+            )
+            assert done.stdout.split() == [expected]
+    finally:
+        cluster.shutdown()

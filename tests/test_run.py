@@ -215,7 +215,8 @@ def test_a_folder_that_is_missing_or_empty_is_free_and_stays_as_it_is(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_with_the_same_settings_goes_on(tmp_path):
+def test_a_run_with_the_same_settings_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("GMSEARCH_OFF", "graph,gate")
     folder = RunFolder(tmp_path / "deep" / "run")
     write_settings(folder, experiment(), DATA)
     assert check_run(folder, experiment()) is True
@@ -224,6 +225,7 @@ def test_a_run_with_the_same_settings_goes_on(tmp_path):
     (environment,) = json.loads((folder.path / "environment.json").read_text())
     assert environment["command"] == sys.argv
     assert environment["packages"]["numpy"] == np.__version__
+    assert environment["switched_off"] == ["gate", "graph"]
 
 
 def test_a_run_goes_on_with_the_same_data_only(tmp_path):

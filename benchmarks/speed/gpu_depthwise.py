@@ -151,11 +151,11 @@ def drawn(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def tilings_of_convolution(x: Tensor) -> list[dict[str, int]]:
-    from gmsearch.fused_depthwise import _even
+    from gmsearch.fused_depthwise import even
 
     found = []
     for rows, vector, warps in [(8, 8, 4), (4, 8, 4), (8, 4, 4), (4, 4, 4)]:
-        rows = _even(x.shape[2], rows)
+        rows = even(x.shape[2], rows)
         tiling = {"ROWS": rows, "VECTOR": vector, "LANES": 32 * warps, "num_warps": warps}
         if tiling not in found:
             found.append(tiling)

@@ -148,16 +148,19 @@ class Strategy:
 
     @cached_property
     def _proposal(self) -> Worth | None:
-        rng = np.random.default_rng([self._seed, len(self.known)])
+        num_told = sum(bool(seen.design.row and seen.tops) for seen in self.known.values())
+        is_learned = num_told >= NUM_SPREAD
+        if is_learned and self._given is not None:
+            if (best := self._present.best(self.known)) is not None:
+                return best
         fresh = self._candidates.fresh(self.known)
         if not fresh:
             return None
-        if sum(bool(seen.design.row and seen.tops) for seen in self.known.values()) < NUM_SPREAD:
+        rng = np.random.default_rng([self._seed, len(self.known)])
+        if not is_learned:
             met = (seen.design for seen in self.known.values())
             design = self._candidates.spread(fresh, met, rng)
             return Worth(design, self.num_epochs, 0.0, float("nan"), float("nan"))
-        if self._given is not None and (best := self._present.best(self.known)) is not None:
-            return best
         scored = self._candidates.scored(self._present, fresh, self.known, rng)
         return max(scored, key=lambda worth: worth.gain)
 

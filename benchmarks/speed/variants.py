@@ -148,7 +148,7 @@ class Training:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in held:
                 kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # a saved output would hold the graph that holds it
 
         hooks: AbstractContextManager = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
         with hooks:

@@ -97,8 +97,8 @@ def build_table(tabulation: Tabulation, folder: RunFolder) -> Ending:
         table = tabulate(session.settings, records)
         write_table(folder.path / "table.parquet", table)
         session.console.print(in_words(table))
-        if account:
-            session.console.print(account.in_words())
+        if settled := session.settled(account):
+            session.console.print(settled.in_words())
         session.say(f"wrote {folder.path / 'table.parquet'}")
         if not jobs.is_finished:
             session.say(f"next: gmsearch resume {as_word(folder.path)}")

@@ -22,7 +22,8 @@ class ConvBN(nn.Sequential):
     otherwise.
 
     In training a BN takes away what a bias before it adds. With `spares_bias` it is not added, and
-    goes to the running mean alone: outputs and all other gradients are the same, its own is 0.
+    goes to the running mean alone: outputs and all other gradients are the same, its own is 0. A BN
+    that is frozen, or keeps its statistics in another way than a moving average, gets it as ever.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class ConvBN(nn.Sequential):
         self.spares_bias = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.spares_bias and self.training and not torch.jit.is_scripting():
-            mean, share = self.bn.running_mean, self.bn.momentum  # of this batch in the new mean
-            assert mean is not None and share is not None and self.conv.bias is not None
-            with torch.no_grad():  # before the norm, which keeps 1 - share of it
-                mean.add_(self.conv.bias, alpha=share / (1 - share))
-            return self.bn(convolve(self.conv, x, self.conv.weight, None))
+        if not torch.jit.is_scripting():
+            if self.spares_bias and takes_away_bias(self.bn):
+                mean, share = self.bn.running_mean, self.bn.momentum  # of this batch in the new
+                assert mean is not None and share is not None and self.conv.bias is not None
+                with torch.no_grad():  # before the norm, which keeps 1 - share of it
+                    mean.add_(self.conv.bias, alpha=share / (1 - share))
+                return self.bn(convolve(self.conv, x, self.conv.weight, None))
         for module in self:
             x = module(x)
         return x
@@ -67,6 +69,12 @@ def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     if isinstance(conv, (DepthwiseConv2d, PointwiseConv2d)):
         return conv.convolve(x, weight, bias)
     return conv._conv_forward(x, weight, bias)
+
+
+def takes_away_bias(bn: nn.BatchNorm2d) -> bool:
+    """Whether a BN norms by its batch, and keeps a share of its running mean for what is added."""
+    share = bn.momentum  # None for the mean of all batches
+    return bn.training and bn.running_mean is not None and share is not None and share < 1
 
 
 class Block(nn.Module):
@@ -125,8 +133,8 @@ class Block(nn.Module):
 
 def use_algebra(model: nn.Module, on: bool = True) -> None:
     """Lets a network train by what is the same and takes less: biases before a BN are spared, and
-    get no gradient; layer scales go into weights, where no gate is in between. In eval mode, and
-    for who does not ask for it, nothing changes.
+    get no gradient (nor before one that is frozen, where they count); layer scales go into weights,
+    where no gate is in between. In eval mode, and for who does not ask for it, nothing changes.
     """
     for module in model.modules():
         if isinstance(module, ConvBN) and hasattr(module, "bn"):

@@ -112,8 +112,8 @@ def _compare(
     if told := band_cost_in_words(records):
         draw_bands(folder.bands_picture, _lines(networks, records))
         console.print(f"{told}; {folder.bands_picture} has them over training", soft_wrap=True)
-    if account:
-        console.print(account.in_words())
+    if settled := session.settled(account):
+        console.print(settled.in_words())
     failed = [record for record in records if record.state == "failed"]
     for record in failed:
         console.print(f"failed: {record.name}, seed {record.seed}: {record.reason}")

@@ -42,13 +42,28 @@ class DepthwiseConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with other weights in the place of its own."""
         if not torch.jit.is_scripting():
-            if trains_on_gpu(self, x, weight):
+            if is_fast(self) and trains_on_gpu(self, x, weight):
                 return _kernel()(x, weight, bias)
-            if trains_on_cpu(self, x):
+            if is_fast(self) and trains_on_cpu(self, x):
                 cut = max(0, self.kernel_size[0] // 2 + 1 - max(x.shape[-2:]))
                 weight = weight[:, :, cut:-cut, cut:-cut] if cut else weight
                 return _Depthwise.apply(x, weight, bias)
         return self._conv_forward(x, weight, bias)
+
+
+def is_fast(conv: nn.Conv2d) -> bool:
+    """Whether a convolution is a depthwise one that keeps the size, which others may change when it
+    is made: all that is computed otherwise here.
+    """
+    kernel = conv.kernel_size[0]
+    return (
+        conv.groups == conv.in_channels == conv.out_channels
+        and conv.kernel_size == (kernel, kernel)
+        and conv.padding == (kernel // 2, kernel // 2)
+        and conv.stride == conv.dilation == (1, 1)
+        and conv.padding_mode == "zeros"
+        and kernel % 2 == 1
+    )
 
 
 def trains_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -88,15 +103,7 @@ def stand_in(module: nn.Module) -> DepthwiseConv2d | None:
     if type(module) is not nn.Conv2d:
         return None
     width, kernel = module.in_channels, module.kernel_size[0]
-    is_depthwise = (
-        module.groups == width == module.out_channels
-        and module.kernel_size == (kernel, kernel)
-        and module.padding == (kernel // 2, kernel // 2)
-        and module.stride == module.dilation == (1, 1)
-        and module.padding_mode == "zeros"
-        and kernel % 2 == 1 < kernel
-    )
-    if not is_depthwise:
+    if not is_fast(module) or kernel == 1:
         return None
     with torch.device("meta"):  # no weights of its own, and none drawn
         return DepthwiseConv2d(width, kernel, bias=False)

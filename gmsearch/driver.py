@@ -113,8 +113,7 @@ class Driver:
         if "failed" in result:
             self.finish(number, self.jobs.tell_failed(number, result["failed"]))
             return True
-        if self.first_training is None:
-            self.first_training = result["began"]
+        self.first_training = min(self.first_training or result["began"], result["began"])
         curve = result["curve"]
         self.lookout.heard(number, curve[-1]["seconds"])
         if result["away"]:

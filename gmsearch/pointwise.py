@@ -38,9 +38,14 @@ class PointwiseConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with other weights in the place of its own."""
         if not torch.jit.is_scripting():
-            if trains_on_cpu(self, x):
+            if is_pointwise(self) and self.stride == (1, 1) and trains_on_cpu(self, x):
                 return _Pointwise.apply(x, weight, bias)
         return self._conv_forward(x, weight, bias)
+
+
+def is_pointwise(conv: nn.Conv2d) -> bool:
+    """Whether it is one at any stride. Others may change a module when it is made."""
+    return conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
 
 
 register_notrace_module(PointwiseConv2d)  # as DepthwiseConv2d
@@ -92,7 +97,7 @@ def stand_in(module: nn.Module) -> nn.Conv2d | None:
     """
     if type(module) is not nn.Conv2d:
         return None
-    plain = module.kernel_size == (1, 1) and module.padding == (0, 0) and module.groups == 1
+    plain = is_pointwise(module)
     widths = module.in_channels, module.out_channels
     with torch.device("meta"):  # no weights of its own, and none drawn
         if plain and module.stride == (1, 1):

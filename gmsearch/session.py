@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Generic
@@ -22,7 +22,7 @@ from gmsearch.run import RunData, RunFolder, check_run, write_settings
 from gmsearch.spending import Meter
 from gmsearch.tensorboard import TensorBoard, check_place
 from gmsearch.trackers import check_trackers
-from gmsearch.wall_time import WallTime
+from gmsearch.wall_time import WallTime, session_begins
 
 
 class Ending(Enum):
@@ -60,8 +60,8 @@ class Session(Generic[Run]):
     folder: RunFolder
     dataset: data.AnyDataset
     console: Console
-    began: float  # on the clock of `time.time`
-    seconds_of_data: float  # until the images were read
+    began: float  # on the clock of `time.time`; the first of a command, with its process
+    seconds_of_data: float  # in which the images were read
 
     def train(self, jobs: Jobs, listener: Listener) -> Account | None:
         """Trains all jobs that are left on a Ray cluster; returns where the time went, or None
@@ -116,14 +116,26 @@ class Session(Generic[Run]):
             evaluation=evaluation,
             idle=driver.idle.seconds,
         )
-        noted = wall_time.to_dict()
-        self.folder.note_session({"wall_time": noted})
         return Account(
-            WallTime.from_dict(noted) or wall_time,  # what a report will say, to the last digit
+            self._note(wall_time),  # a first time, since what follows may be cut off
             device_hours=meter.hours,
             device="GPU" if resources.gpus else "worker",
             spent_limit=limit if meter.is_spent else None,
         )
+
+    def settled(self, account: Account | None) -> Account | None:
+        """The account up to now, the answer included, as a report will say it."""
+        if account is None:
+            return None
+        spent, wall = account.wall_time, time.time() - self.began
+        spent = replace(spent, wall=wall, answer=spent.answer + wall - spent.wall)
+        return replace(account, wall_time=self._note(spent))
+
+    def _note(self, wall_time: WallTime) -> WallTime:
+        """Writes it to environment.json; returns what is there, to the last digit."""
+        noted = wall_time.to_dict()
+        self.folder.note_session({"wall_time": noted})
+        return WallTime.from_dict(noted) or wall_time
 
     def _boards(self) -> list[TensorBoard]:
         """One where it is asked for."""
@@ -197,14 +209,15 @@ def open_session(settings: Run, folder: RunFolder) -> Iterator[Session[Run]]:
 
     Raises UserError; no folder is left behind by one where nothing was trained yet.
     """
-    began = time.time()
+    began = session_begins()
     console = make_console()
     check_trackers(settings)
     check_run(folder, settings)
     if settings.tensorboard:
         check_place(folder.tensorboard_folder)
+    reads = time.time()
     dataset = load_searched(settings, console)
-    seconds_of_data = time.time() - began
+    seconds_of_data = time.time() - reads
     settings = settings.model_copy(update={"data_digest": dataset.digest})
     with folder.locked():
         existed = check_run(folder, settings)  # again: another driver may have made it meanwhile

@@ -100,8 +100,8 @@ def build_table(tabulation: Tabulation, folder: RunFolder) -> Ending:
             raise TrainingError("no training is complete, so there is no table")
         else:
             session.say("no training is complete yet, so there is no table")
-        if account:
-            session.console.print(account.in_words())
+        if settled := session.settled(account):
+            session.console.print(settled.in_words())
         if records:
             session.say(f"wrote {folder.path / 'table.parquet'}")
         if not jobs.is_finished:

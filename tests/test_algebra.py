@@ -39,8 +39,11 @@ def is_spared(model: nn.Module, name: str) -> bool:
     return isinstance(owner, ConvBN) and hasattr(owner, "bn")
 
 
-def check(network, size: int = 32) -> None:
+def check(network, size: int = 32, change=lambda bn: None) -> None:
     plain = grown(network)
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            change(module)
     spared = copy.deepcopy(plain)
     use_algebra(spared)
     images = torch.randn(4, 3, size, size, dtype=torch.float64)
@@ -51,7 +54,9 @@ def check(network, size: int = 32) -> None:
     largest = max(float(g.abs().max()) for g in gradients.values())
     for name, gradient in gradients.items():
         if is_spared(plain, name):
-            assert our_gradients[name] is None and gradient.abs().max() < 1e-10 * largest
+            assert our_gradients[name] is None
+            norm = plain.get_submodule(name.replace(".conv.bias", ".bn"))
+            assert not norm.training or gradient.abs().max() < 1e-10 * largest
         else:
             torch.testing.assert_close(
                 our_gradients[name], gradient, rtol=1e-8, atol=1e-12 * largest, msg=name
@@ -70,6 +75,31 @@ def test_any_network_computes_the_same_in_training(network):
 @pytest.mark.parametrize("network", [gmnet("gmnet_s1"), without_gates(gmnet("gmnet_s1"))])
 def test_the_published_network_computes_the_same(network):
     check(network, size=64)
+
+
+def freeze(bn: nn.BatchNorm2d) -> None:
+    bn.running_mean.normal_(), bn.running_var.uniform_(0.5, 2)
+    bn.eval()
+
+
+def forget(bn: nn.BatchNorm2d) -> None:
+    bn.running_mean = bn.running_var = bn.num_batches_tracked = None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        freeze,
+        forget,
+        lambda bn: setattr(bn, "momentum", None),
+        lambda bn: setattr(bn, "momentum", 1.0),
+        lambda bn: setattr(bn, "momentum", 0.9),
+        lambda bn: setattr(bn, "momentum", 0.0),
+    ],
+    ids=["frozen", "no statistics", "mean of all", "last batch", "nearly", "never"],
+)
+def test_with_norms_of_any_setting_it_computes_the_same(change):
+    check(gmnet("gmnet_s1", base_width=8), change=change)
 
 
 def test_it_is_off_unless_asked_for_and_in_eval_mode():

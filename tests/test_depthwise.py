@@ -30,6 +30,36 @@ def test_outputs_and_gradients_are_those_of_torch(kernel, size, layout):
     torch.testing.assert_close(ours.eval()(x), reference(x), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stride": (2, 2)},
+        {"dilation": (2, 2), "padding": (6, 6)},
+        {"padding": (0, 0)},
+        {"padding": "same"},
+        {"padding_mode": "circular"},
+    ],
+    ids=lambda change: ", ".join(change),
+)
+def test_what_is_changed_later_counts_in_training_too(change):
+    """As those do who make a network see further: stride for dilation."""
+    torch.manual_seed(0)
+    ours, reference = DepthwiseConv2d(6, 7), nn.Conv2d(6, 6, 7, padding=3, groups=6)
+    reference.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 6, 16, 16)
+    results = []
+    for module in (ours, reference):
+        for name, value in change.items():
+            setattr(module, name, value)
+        if change.get("padding_mode"):
+            module._reversed_padding_repeated_twice = [3] * 4
+        outputs = module(x)
+        outputs.square().sum().backward()
+        results.append((outputs, module.weight.grad, module.bias.grad))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_it_is_a_conv2d_for_all_who_look(tmp_path):
     ours = DepthwiseConv2d(6, 7)
     assert isinstance(ours, nn.Conv2d) and ours.groups == 6

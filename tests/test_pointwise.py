@@ -71,3 +71,16 @@ def test_a_step_asks_the_library_for_no_gradient_on_small_images():
         with Counted() as counted:
             ours(x).sum().backward()
         assert counted.calls["convolution_backward"] == calls
+
+
+@pytest.mark.parametrize("name, value", [("stride", (2, 2)), ("padding", (1, 1))])
+def test_what_is_changed_later_counts_in_training_too(name, value):
+    ours, reference = PointwiseConv2d(3, 8), nn.Conv2d(3, 8, 1)
+    reference.load_state_dict(ours.state_dict())
+    x, results = torch.randn(2, 3, 6, 6), []
+    for module in (ours, reference):
+        setattr(module, name, value)
+        side = module(x).shape[-1]
+        results.append(outputs_and_gradients(module, x, torch.ones(2, 8, side, side)))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs)

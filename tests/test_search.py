@@ -110,7 +110,9 @@ def test_a_run_leaves_a_front_and_the_same_line_again_trains_nothing(
     images, tmp_path, monkeypatch, capsys
 ):
     line = command(images, Path("."), "--trials", "5", "--epochs", "1")
+    before = time.time()
     done = run(line, cwd=tmp_path)
+    after = time.time()
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # Ray is silent
     assert "front: top1 against macs" in done.stdout and "GmNet" in done.stdout
@@ -147,6 +149,9 @@ def test_a_run_leaves_a_front_and_the_same_line_again_trains_nothing(
     )
     assert spent.in_words() in done.stdout.replace("\n", " ")
     assert all(share >= 0 for share in spent.shares.values()) and spent.shares["training"] > 0
+    drawn = (folder / "front.png").stat().st_mtime - before
+    assert drawn - 0.5 <= spent.wall <= after - before  # from the start of the process
+    assert spent.answer > 0
 
     before = {p: p.stat().st_mtime for p in folder.glob("trials/*/*")}
     monkeypatch.chdir(tmp_path)

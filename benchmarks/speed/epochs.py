@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from machine import machine
 from roofline import spread
 from timm.data import create_dataset, create_loader
 from timm.loss import LabelSmoothingCrossEntropy
@@ -101,10 +102,16 @@ def steps_of(training: Iterator[None], few: int) -> Iterator[float]:
         yield (time.perf_counter() - began) / few
 
 
-def compare(what: str, folder: Path, dataset: data.Dataset, batch_size: int, rounds: int) -> dict:
+def compare(
+    what: str,
+    folder: Path,
+    dataset: data.Dataset,
+    batch_size: int,
+    rounds: int,
+    device: torch.device,
+) -> dict:
     """Prints and returns images per second of each, and the ratios to timm's loop."""
     network, px = resolve(what), dataset.resolution
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     few = ON_GPU if device.type == "cuda" else ON_CPU
     share = min(1.0, (few + 0.5) * batch_size / len(dataset.train))
     recipe = Recipe(batch_size=batch_size, train_share=share, num_epochs=1 + rounds)
@@ -133,6 +140,8 @@ def compare(what: str, folder: Path, dataset: data.Dataset, batch_size: int, rou
 def main() -> None:
     arguments = parse_arguments()
     prepare(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    about = machine(device)
     torch.backends.cudnn.benchmark = True  # as timm's train.py has it
     with tempfile.TemporaryDirectory() as scratch:
         began = time.perf_counter()
@@ -140,11 +149,12 @@ def main() -> None:
         dataset = data.load(source, resolution=arguments.resolution, seed=0, cache=cache)
         print(f"packed in {time.perf_counter() - began:.1f} s")
         found = [
-            compare(what, arguments.folder, dataset, arguments.batch_size, arguments.rounds)
+            compare(what, arguments.folder, dataset, arguments.batch_size, arguments.rounds, device)
             for what in arguments.networks
         ]
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+        told = {"machine": about, "rounds": arguments.rounds, "rows": found}
+        arguments.json.write_text(json.dumps(told, indent=2) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:

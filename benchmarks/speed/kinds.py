@@ -9,11 +9,15 @@ from variants import Training
 KINDS = {  # the first that fits the name of an operator
     "gate kernel": ("FusedGate",),
     "depthwise kernel": ("FusedDepthwise",),
+    # Own convolutions: what Python does around the operators that have kinds of their own.
+    "_DepthwiseBackward": ("_DepthwiseBackward",),
+    "_PointwiseBackward": ("_PointwiseBackward",),
     "convolutions back": ("convolution_backward",),
     "convolutions": ("convolution", "conv2d"),
     "matrix products": ("aten::mm", "aten::bmm", "aten::addmm"),
     "norms": ("batch_norm", "layer_norm"),
     "optimizer": ("_fused_adam", "_foreach", "addcdiv", "addcmul", "lerp", "sqrt", "norm"),
+    "fill_": ("fill_", "zero_"),
     "copies": ("copy", "cat", "clone", "contiguous", "pad"),
     "products and activations": ("mul", "relu", "gelu", "hardtanh", "clamp", "threshold", "silu"),
     "sums": ("add", "sum"),

@@ -5,15 +5,15 @@
 For every network, resolution and batch size, a line for each way of training: images per second,
 the ratio to plain fp32 PyTorch (median and range), the most memory that a GPU had at once, or what
 the backward pass keeps of the forward pass on a CPU, the share of the roofline (`roofline.py`), and
-how far the gradients are from those in float64. On a CPU with one thread, as a worker of a search
-has it, the ways taking turns step by step; on a GPU where there is one, one way after the other,
-since the graphs of all together would not fit its memory.
+how far logits and gradients are from those in float64. On a CPU with one thread, as a worker of a
+search has it, the ways taking turns step by step; on a GPU where there is one, one way after the
+other, since the graphs of all together would not fit its memory.
 """
 
 import argparse
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -22,14 +22,16 @@ from typing import Any, NamedTuple
 import roofline
 import torch
 from kinds import by_kind
+from machine import machine
 from variants import (
     NUM_CLASSES,
     OURS,
     PLAIN,
     STOCK,
+    Errors,
     Training,
     Variant,
-    error_of,
+    errors_of,
     has_bf16,
     variants,
 )
@@ -48,7 +50,7 @@ class Measured(NamedTuple):
 
     seconds: list[float]  # of a step, turn by turn
     memory: int  # bytes
-    error: float  # of gradients
+    errors: Errors
 
 
 def main() -> None:
@@ -58,19 +60,23 @@ def main() -> None:
     torch.backends.cuda.matmul.allow_tf32 = (
         True  # as convolutions do unasked: fp32 is TF32 on a GPU
     )
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, one thread"
-    print(f"{name}, torch {torch.__version__}")
+    about = machine(device)
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
     dtypes = [torch.float32] + [torch.bfloat16] * has_bf16(device)
     ceilings = {dtype: roofline.measure(device, dtype) for dtype in dtypes}
     for dtype, each in ceilings.items():
         print(f"{dtype}: {each.operations / 1e9:,.0f} GFLOP/s, {each.bytes / 1e9:,.1f} GB/s")
+    about["ceilings"] = {
+        str(dtype).removeprefix("torch."): asdict(each) for dtype, each in ceilings.items()
+    }
     sizes = ON_GPU if device.type == "cuda" else ON_CPU
     rows = []
     for what, resolution in product(arguments.networks, arguments.resolutions):
         for batch_size in arguments.batch_sizes or sizes[resolution]:
             rows += compare(what, resolution, batch_size, device, arguments, ceilings)
             if arguments.json:
-                arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+                found = {"machine": about, "rounds": arguments.rounds, "rows": rows}
+                arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def compare(
@@ -93,7 +99,10 @@ def compare(
     found = measure({name: (make, way) for name, way in ways.items()}, arguments.rounds)
     ledger = ledger_of(resolve(what), resolution=resolution, num_classes=NUM_CLASSES)
     print(f"\n{what} at {resolution} px, batch of {batch_size}")
-    print(f"{'':26}{'images/s':>9}{'to plain':>22}{'memory':>10}{'roofline':>10}{'gradients':>11}")
+    print(
+        f"{'':26}{'images/s':>9}{'to plain':>22}{'memory':>10}{'roofline':>10}{'logits':>10}"
+        f"{'gradients':>11}"
+    )
     rows = []
     for name, each in found.items():
         ratios = [a / b for a, b in zip(found[PLAIN].seconds, each.seconds, strict=True)]
@@ -108,13 +117,14 @@ def compare(
             "ratios": ratios,
             "bytes": each.memory,
             "roofline_share": best / median(each.seconds),
-            "gradient_error": each.error,
+            "logits_error": each.errors.logits,
+            "gradient_error": each.errors.gradients,
         }
         rows.append(row)
         print(
             f"{name:26}{row['images_per_second']:>9,.0f}{roofline.spread(ratios):>22}"
             f"{each.memory / 1e6:>7,.0f} MB{100 * row['roofline_share']:>8.0f} %"
-            f"{each.error:>11.1e}",
+            f"{each.errors.logits:>10.1e}{each.errors.gradients:>11.1e}",
             flush=True,
         )
     for name in [PLAIN, STOCK, OURS]:
@@ -130,7 +140,7 @@ def compare(
 def in_turn(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
     """All ways, step by step."""
     trainings = {name: make(way) for name, (make, way) in ways.items()}
-    errors = {name: error_of(training) for name, training in trainings.items()}
+    errors = {name: errors_of(training) for name, training in trainings.items()}
     kept = {name: training.saved_bytes() for name, training in trainings.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(-1, rounds):  # the first warms up
@@ -147,7 +157,7 @@ def one_by_one(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
     found = {}
     for name, (make, way) in ways.items():
         training = make(way)
-        error = error_of(training)
+        errors = errors_of(training)
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         seconds = []
@@ -159,7 +169,7 @@ def one_by_one(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
             torch.cuda.synchronize()
             if turn >= 0:
                 seconds.append((time.perf_counter() - began) / STEPS)
-        found[name] = Measured(seconds, torch.cuda.max_memory_allocated(), error)
+        found[name] = Measured(seconds, torch.cuda.max_memory_allocated(), errors)
         del training
         torch.cuda.empty_cache()
     return found

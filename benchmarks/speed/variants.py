@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -127,17 +128,17 @@ class Training:
         with switched_off(self.variant.off):
             self._take_step([(self.images, self.targets)], LEARNING_RATE)
 
-    def loss(self, images: Tensor | None = None) -> Tensor:
-        """Of some of the images, or all of them."""
-        images = self.images if images is None else images
+    def logits(self, images: Tensor) -> Tensor:
         narrow = self.variant.precision == "bf16"
         with (
             switched_off(self.variant.off),
             torch.autocast(images.device.type, torch.bfloat16, enabled=narrow),
         ):
             logits = self.model(images)
-        wide = logits if logits.dtype == torch.float64 else logits.float()
-        return F.cross_entropy(wide, self.targets[: len(images)])
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def loss(self, logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits, self.targets[: len(logits)])
 
     def saved_bytes(self) -> int:
         """What the backward pass keeps of the forward pass, each storage once, no parameters."""
@@ -148,16 +149,16 @@ class Training:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in held:
                 kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+            return tensor.detach()  # a saved output would hold the graph that holds it
 
         hooks: AbstractContextManager = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
         with hooks:
-            self.loss()
+            self.loss(self.logits(self.images))
         return sum(kept.values())
 
 
 POINTWISE = PointwiseConv2d, StridedPointwise
-FEW = 32  # images, of which gradients are compared
+FEW = 32  # images, of which logits and gradients are compared
 
 
 def without_ours(
@@ -169,24 +170,38 @@ def without_ours(
             module.__class__ = nn.Conv2d
 
 
-def error_of(training: Training) -> float:
-    """How far the gradients of a fresh training are from those of the same network in float64 with
-    torch's own operators: the norm of the difference, as a share of the norm.
-    """
+class Errors(NamedTuple):
+    """Norms of the difference from float64, as shares of the norm."""
+
+    logits: float
+    gradients: float
+
+
+def errors_of(training: Training) -> Errors:
+    """How far a fresh training is from the same network in float64 with torch's own operators."""
     exact = Training.__new__(Training)
     exact.model = copy.deepcopy(training.model).double()
     without_ours(exact.model)
     use_algebra(exact.model, on=False)
     exact.images, exact.targets = training.images.double(), training.targets
     exact.variant = replace(training.variant, precision="fp32", off=SPEEDUPS)
-    ours, theirs = _gradients(training), _gradients(exact)
-    wanted = torch.cat([theirs[name] for name in ours])
-    return float((torch.cat(list(ours.values())) - wanted).norm() / wanted.norm())
+    (logits, ours), (exact_logits, theirs) = map(_logits_and_gradients, (training, exact))
+    gradients = torch.cat(list(ours.values()))
+    return Errors(
+        _difference(logits, exact_logits),
+        _difference(gradients, torch.cat([theirs[name] for name in ours])),
+    )
 
 
-def _gradients(training: Training) -> dict[str, Tensor]:
-    """In float64, by parameter; those that are spared have none."""
+def _difference(found: Tensor, wanted: Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
+
+
+def _logits_and_gradients(training: Training) -> tuple[Tensor, dict[str, Tensor]]:
+    """In float64, gradients by parameter; those that are spared have none."""
     training.model.zero_grad(set_to_none=True)
-    training.loss(training.images[:FEW]).backward()
+    logits = training.logits(training.images[:FEW])
+    training.loss(logits).backward()
     named = training.model.named_parameters()
-    return {name: p.grad.double().flatten() for name, p in named if p.grad is not None}
+    gradients = {name: p.grad.double().flatten() for name, p in named if p.grad is not None}
+    return logits.detach().double(), gradients

@@ -6,7 +6,7 @@ A mistake of the user ends in one line on standard error and exit code 2.
 import sys
 from collections.abc import Sequence
 
-from gmsearch import speedups
+from gmsearch import speedups, wall_time
 from gmsearch.cli import (
     exporting,
     finals,
@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command. Returns 0, 1 where all trials or an export failed, 2 after a mistake, 130
     after Ctrl-C.
     """
+    if argv is None:  # the line that this process was started with
+        wall_time.command_begins()
     try:
         arguments = _parser().parse_args(argv)
         speedups.switched_off()  # refuses what it does not know

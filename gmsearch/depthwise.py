@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmsearch import kernels
+from gmsearch.speedups import is_on
 
 WIDEST_FAST = 3  # columns
 WIDEST, MOST_ELEMENTS = 9, 2**31  # of a kernel on a GPU; offsets are int32 there
@@ -44,7 +45,7 @@ class DepthwiseConv2d(nn.Conv2d):
         if not torch.jit.is_scripting():
             if is_fast(self) and trains_on_gpu(self, x, weight):
                 return _kernel()(x, weight, bias)
-            if is_fast(self) and trains_on_cpu(self, x):
+            if is_fast(self) and is_on("depthwise") and trains_on_cpu(self, x):
                 cut = max(0, self.kernel_size[0] // 2 + 1 - max(x.shape[-2:]))
                 weight = weight[:, :, cut:-cut, cut:-cut] if cut else weight
                 return _Depthwise.apply(x, weight, bias)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gmsearch.depthwise import trains_on_cpu
+from gmsearch.speedups import is_on
 
 NARROW = 8  # channels, from which on the library's path is sound
 FEW = 64  # pixels of an image, up to which gradients are plain matrix products
@@ -38,7 +39,8 @@ class PointwiseConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with other weights in the place of its own."""
         if not torch.jit.is_scripting():
-            if is_pointwise(self) and self.stride == (1, 1) and trains_on_cpu(self, x):
+            plain = is_pointwise(self) and self.stride == (1, 1)
+            if plain and is_on("pointwise") and trains_on_cpu(self, x):
                 return _Pointwise.apply(x, weight, bias)
         return self._conv_forward(x, weight, bias)
 

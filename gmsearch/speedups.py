@@ -1,7 +1,8 @@
-"""What makes a training faster on a GPU, each with a switch: GMSEARCH_OFF=graph,gate,depthwise.
+"""What makes a training faster, each with a switch: GMSEARCH_OFF=graph,gate,depthwise.
 
-All of it is chosen by itself where device and shapes allow; what is switched off is as PyTorch has
-it. The environment is read where a network is called, so that a process that measures can compare.
+`graph` and `gate` are of a GPU, `pointwise` is of a CPU, `depthwise` and `algebra` are of both. All
+of it is chosen by itself where device and shapes allow; what is switched off is as PyTorch has it.
+The environment is read where a network is called, so that a process that measures can compare.
 """
 
 import os
@@ -10,7 +11,7 @@ from functools import cache
 from gmsearch.errors import SettingsError
 
 VARIABLE = "GMSEARCH_OFF"
-SPEEDUPS = ("graph", "gate", "depthwise")
+SPEEDUPS = ("graph", "gate", "depthwise", "pointwise", "algebra")
 
 
 def is_on(speedup: str) -> bool:

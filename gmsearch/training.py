@@ -33,6 +33,7 @@ from gmsearch.network import Network
 from gmsearch.precision import autocast
 from gmsearch.radii import Watch
 from gmsearch.recipe import Recipe, learning_rate
+from gmsearch.speedups import is_on
 from gmsearch.step import Step, make_step
 from gmsearch.streaming import StreamFeed
 from gmsearch.weights import load_weights
@@ -119,7 +120,8 @@ def start(
     optimizer = torch.optim.AdamW(
         groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
     )
-    use_algebra(model)  # the optimizer has all parameters, those without a gradient too
+    # The optimizer has all parameters, those without a gradient too.
+    use_algebra(model, on=is_on("algebra"))
     # A short training would end in an average of little but its first weights: its decay grows.
     ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
     loss = torch.zeros((), device=device)

@@ -179,6 +179,24 @@ def test_inside_the_library_a_step_copies_no_features_but_for_weight_gradients(n
     assert found["aten::fill_"] + found["aten::zero_"] <= len(slices)
 
 
+def test_what_is_switched_off_is_as_pytorch_has_it(monkeypatch):
+    """To the bit, beside a network of its own convolutions."""
+    monkeypatch.setenv("GMSEARCH_OFF", "depthwise,pointwise,algebra")
+    images, labels = torch.randn(BATCH, 3, 32, 32), torch.arange(BATCH) % NUM_CLASSES
+
+    def gradients(plain: bool) -> list[torch.Tensor]:
+        state = fresh(NETWORKS["gmnet"])
+        for module in modules(state, DepthwiseConv2d, PointwiseConv2d) if plain else []:
+            module.__class__ = nn.Conv2d
+        nn.functional.cross_entropy(state.model.train()(images), labels).backward()
+        return [each.grad for each in state.model.parameters()]
+
+    for ours, theirs in zip(gradients(False), gradients(True), strict=True):
+        assert torch.equal(ours, theirs)
+    monkeypatch.delenv("GMSEARCH_OFF")
+    assert any(each is None for each in gradients(False))  # of biases that are spared
+
+
 def sides_of(state: TrainingState) -> dict[nn.Module, int]:
     """The side of the images that each convolution sees."""
     sides: dict[nn.Module, int] = {}

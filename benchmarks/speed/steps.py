@@ -4,8 +4,9 @@
 
 For every network, resolution and batch size, a line for each way of training: images per second,
 the ratio to plain fp32 PyTorch (median and range), the most memory that a GPU had at once, or what
-the backward pass keeps of the forward pass on a CPU, the share of the roofline (`roofline.py`), and
-how far logits and gradients are from those in float64. On a CPU with one thread, as a worker of a
+the backward pass keeps of the forward pass on a CPU, the share of the roofline (`roofline.py`), how
+far logits and gradients are from those in float64, and what ours gains by a part beside what was
+predicted. On a CPU with one thread, as a worker of a
 search has it, the ways taking turns step by step; on a GPU where there is one, one way after the
 other, since the graphs of all together would not fit its memory.
 """
@@ -27,6 +28,7 @@ from variants import (
     NUM_CLASSES,
     OURS,
     PLAIN,
+    PREDICTED,
     STOCK,
     Errors,
     Training,
@@ -101,8 +103,9 @@ def compare(
     print(f"\n{what} at {resolution} px, batch of {batch_size}")
     print(
         f"{'':26}{'images/s':>9}{'to plain':>22}{'memory':>10}{'roofline':>10}{'logits':>10}"
-        f"{'gradients':>11}"
+        f"{'gradients':>11}{'gains':>22} (predicted)"
     )
+    predicted = PREDICTED[device.type]
     rows = []
     for name, each in found.items():
         ratios = [a / b for a, b in zip(found[PLAIN].seconds, each.seconds, strict=True)]
@@ -121,10 +124,15 @@ def compare(
             "gradient_error": each.errors.gradients,
         }
         rows.append(row)
+        part = name.removeprefix("- ")
+        gain = ""
+        if part != name:  # what ours gains by it
+            row["gains"] = [a / b for a, b in zip(each.seconds, found[OURS].seconds, strict=True)]
+            gain = f"{roofline.spread(row['gains']):>22} ({predicted.get(part, 'none')})"
         print(
             f"{name:26}{row['images_per_second']:>9,.0f}{roofline.spread(ratios):>22}"
             f"{each.memory / 1e6:>7,.0f} MB{100 * row['roofline_share']:>8.0f} %"
-            f"{each.errors.logits:>10.1e}{each.errors.gradients:>11.1e}",
+            f"{each.errors.logits:>10.1e}{each.errors.gradients:>11.1e}{gain}",
             flush=True,
         )
     for name in [PLAIN, STOCK, OURS]:

@@ -31,15 +31,17 @@ class Variant:
     """`gmsearch` is all of it; what is off is as PyTorch has it."""
 
     channels_last: bool = True
-    own_depthwise: bool = True  # gmsearch.depthwise, on a CPU
-    own_pointwise: bool = True  # gmsearch.pointwise, on a CPU
-    algebra: bool = True  # gmsearch.block.use_algebra
     fused_optimizer: bool = True
     precision: str = "fp32"
     compiled: bool = False
-    off: tuple[str, ...] = ()  # of gmsearch.speedups, on a GPU
+    off: tuple[str, ...] = ()  # of gmsearch.speedups
 
 
+# How many times as fast each part was expected to make a step, before it was written.
+PREDICTED = {
+    "cpu": {"channels_last": "2-4", "depthwise": "1.55-1.8"},
+    "cuda": {"graph": "2-8", "gate": "1.5", "depthwise": "1.4-4", "algebra": "1.2-1.3"},
+}
 OURS, PLAIN, STOCK = "gmsearch", "plain fp32", "plain bf16 channels_last"
 
 
@@ -47,26 +49,17 @@ def variants(device: torch.device) -> dict[str, Variant]:
     """Plain PyTorch, ours, and ours with each of its parts off."""
     on_gpu, narrow = device.type == "cuda", has_bf16(device)
     ours = Variant(precision="bf16" if on_gpu and narrow else "fp32")
-    plain = Variant(
-        channels_last=False,
-        own_depthwise=False,
-        own_pointwise=False,
-        algebra=False,
-        fused_optimizer=False,
-        off=SPEEDUPS,
-    )
+    plain = Variant(channels_last=False, fused_optimizer=False, off=SPEEDUPS)
     found = {PLAIN: plain}
     if narrow:
         found[STOCK] = replace(plain, channels_last=True, precision="bf16")
     found |= {OURS: ours, "- channels_last": replace(ours, channels_last=False)}
-    if on_gpu:
-        for name in SPEEDUPS:
+    of_another = ("pointwise",) if on_gpu else ("graph", "gate")
+    for name in SPEEDUPS:
+        if name not in of_another:
             found[f"- {name}"] = replace(ours, off=(name,))
+    if on_gpu:
         found["+ compile"] = replace(ours, compiled=True)
-    else:
-        found["- own depthwise"] = replace(ours, own_depthwise=False)
-        found["- own pointwise"] = replace(ours, own_pointwise=False)
-    found["- algebra"] = replace(ours, algebra=False)
     found["- fused optimizer"] = replace(ours, fused_optimizer=False)
     if narrow:
         other = "fp32" if ours.precision == "bf16" else "bf16"
@@ -104,12 +97,7 @@ class Training:
         model = build_network(network, NUM_CLASSES, resolution).train()
         images = torch.randn(batch_size, 3, resolution, resolution)
         self.targets = torch.randint(0, NUM_CLASSES, (batch_size,)).to(device)
-        if not variant.own_depthwise:
-            without_ours(model, (DepthwiseConv2d,))
-        if not variant.own_pointwise:
-            without_ours(model, POINTWISE)
-        if variant.algebra:
-            use_algebra(model)
+        use_algebra(model, on="algebra" not in variant.off)
         layout = torch.channels_last if variant.channels_last else torch.contiguous_format
         self.model = model.to(device=device, memory_format=layout)
         self.images = images.to(device=device, memory_format=layout)
@@ -157,16 +145,13 @@ class Training:
         return sum(kept.values())
 
 
-POINTWISE = PointwiseConv2d, StridedPointwise
 FEW = 32  # images, of which logits and gradients are compared
 
 
-def without_ours(
-    model: nn.Module, kinds: tuple[type[nn.Module], ...] = (DepthwiseConv2d, *POINTWISE)
-) -> None:
+def without_ours(model: nn.Module) -> None:
     """Puts torch's own convolutions in the place of ours, with the same parameters."""
     for module in model.modules():
-        if isinstance(module, kinds):
+        if isinstance(module, (DepthwiseConv2d, PointwiseConv2d, StridedPointwise)):
             module.__class__ = nn.Conv2d
 
 

@@ -153,7 +153,7 @@ class _Player:
         """
         curve = self._curve(event["number"])[: event["epochs"]]
         bands = {name: event.get(name) for name in self._history.experiment.accuracies[1:]}
-        at_rung = {"epoch": event["epochs"], "top1": event["top1"], "bands": bands}
+        at_rung = {"epoch": event["epochs"], "top1": event["top1"], "bands": bands, "seconds": 0.0}
         return curve + [at_rung] * (event["epochs"] - len(curve))
 
     def _curve(self, number: int) -> list[EpochDict]:

@@ -6,19 +6,16 @@ each held to the budget in the same way, so that a comparison is fair.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from itertools import chain
-from threading import Lock
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study, StudyDirection, create_study
 from optuna.trial import FrozenTrial, TrialState
 
-from gmsearch.designs import Design, Designs, Known
+from gmsearch.designs import Design, Designs
 from gmsearch.outlook import Worth
 from gmsearch.pareto import front
 from gmsearch.space import Picks
@@ -26,7 +23,6 @@ from gmsearch.strategy import Strategy
 
 NUM_PROPOSALS = 8  # of the inner sampler, before a random draw
 NUM_DRAWS = 50  # for a design that is new, before others are looked for one by one
-TAKEN = "gmsearch:taken"  # of a trial: what it is about to have as parameters, as Optuna stores it
 NUM_STARTUP = 10  # random ones, before a model of Optuna's
 POPULATION = 50  # the last trainings, among which evolution looks for parents
 TOURNAMENT = 10  # of these, drawn for each parent
@@ -42,7 +38,7 @@ class WholeSampler(BaseSampler):
         """One categorical parameter for each choice, with all options that it ever had: Optuna
         takes no parameter that changes.
         """
-        declared = self._designs.declared or self._designs.options
+        declared = self._designs.undiminished.options
         return {name: CategoricalDistribution(options) for name, options in declared.items()}
 
     def infer_relative_search_space(
@@ -78,153 +74,6 @@ class StrategySampler(WholeSampler):
         return worth.design.picks
 
 
-class GatedSampler(StrategySampler):
-    """The sampler `gated` for any Optuna study of categorical and integer parameters whose costs
-    are known before a trial runs.
-
-        sampler = GatedSampler(space, describe, seed=0)
-        study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
-        study.optimize(objective, n_trials=100)
-
-    The first value of a trial is the one that costs training, and is maximised; it should be about
-    0 to 100. `describe` maps parameters to `Known`: an identity, the exact costs as shares of what
-    is allowed (one at least), and physical features; or to None where they are not allowed.
-    Integers count as ordered choices, each of its values as an option: give a wide range a step. A
-    trial that is pruned, fails or has an infinite value counts
-    as the worst so far, so that its like is not proposed for ever. Threads and processes that share
-    a study get different designs: each writes what it takes into its trial. Where nothing is left
-    to propose, the next trial is a RuntimeError; where one in ten thousand settings is allowed, or
-    fewer, none may be found, and a trial of one that is (`study.enqueue_trial`) shows the way.
-    """
-
-    def __init__(
-        self,
-        space: Mapping[str, BaseDistribution],
-        describe: Callable[[Picks], Known | None],
-        *,
-        seed: int = 0,
-    ) -> None:
-        options = {name: _options(name, each) for name, each in space.items()}
-        integers = frozenset(n for n, each in space.items() if isinstance(each, IntDistribution))
-        designs = Designs(options, partial(_checked, describe), integers)
-        super().__init__(designs, Strategy(designs, (1,), seed))
-        self._space = dict(space)
-        self._seed = seed
-        self._of: tuple[Any, int] | None = None  # the study that the strategy knows
-        self._seen: dict[int, TrialState] = {}
-        self._lock = Lock()  # threads of one `optimize` share a sampler
-
-    def distributions(self) -> dict[str, BaseDistribution]:
-        return self._space
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        if study.directions[0] != StudyDirection.MAXIMIZE:
-            raise ValueError("the first direction of the study must be to maximize")
-        enqueued = trial.system_attrs.get("fixed_params", {})
-        fixed = {name: option for name, option in enqueued.items() if name in self._space}
-        with self._lock:
-            self._turn_to(study)
-            taken = self._take_in(study, trial.number)
-            while True:
-                picks = {**super().sample_relative(study, trial, search_space), **fixed}
-                design = self._designs.design(picks)
-                if design is not None and design.known.id in taken and fixed:
-                    design = self._free(fixed, taken, trial.number) or design
-                if design is None or self._designs.still_allowed(picks) != picks:
-                    return picks  # what was enqueued is not allowed: the user's own affair
-                stored = {
-                    name: each.to_internal_repr(design.picks[name])
-                    for name, each in self._space.items()
-                }
-                study._storage.set_trial_system_attr(trial._trial_id, TAKEN, stored)
-                taken = self._take_in(study, trial.number)
-                is_taken = design.known.id in taken
-                self._observe(design, [], "running")
-                if not is_taken or fixed:
-                    return design.picks
-
-    def _turn_to(self, study: Study) -> None:
-        """Forgets what it knows of another study."""
-        asked = study._storage, study._study_id
-        if self._of is not None and asked != self._of:
-            self._strategy = Strategy(self._designs, (1,), self._seed)
-            self._seen = {}
-        self._of = asked
-
-    def _free(self, fixed: Picks, taken: set[str], number: int) -> Design | None:
-        """A random design that has what was enqueued, and that no trial has; None where none is
-        left, or found.
-        """
-        rng = np.random.default_rng([self._seed, number])
-        drawn = ({**self._designs.any_picks(rng), **fixed} for _ in range(NUM_DRAWS))
-        found = chain(map(self._designs.design, drawn), self._designs.listed())
-        return next(
-            (
-                d
-                for d in found
-                if d and d.known.id not in taken and fixed.items() <= d.picks.items()
-            ),
-            None,
-        )
-
-    def _take_in(self, study: Study, own: int) -> set[str]:
-        """Learns what became of the other trials; which designs these have, or are about to."""
-        taken = set()
-        for other in study.get_trials(deepcopy=False):
-            picks = self._picks_of(other)
-            if other.number == own or picks is None:
-                continue
-            design = self._designs.design(picks)
-            if design is None:
-                continue
-            taken.add(design.known.id)
-            if self._seen.get(other.number) != other.state:
-                self._seen[other.number] = other.state
-                tops = other.values[:1] if other.state == TrialState.COMPLETE else []
-                is_known = all(map(math.isfinite, tops))
-                state = _STATES.get(other.state, "failed") if is_known else "failed"
-                self._observe(design, tops if is_known else [], state)
-        return taken
-
-    def _picks_of(self, trial: FrozenTrial) -> Picks | None:
-        """None for a trial of another space, or that was not yet asked for."""
-        stored = trial.system_attrs.get(TAKEN, {})
-        if set(stored) == set(self._space):
-            return {name: each.to_external_repr(stored[name]) for name, each in self._space.items()}
-        return trial.params if set(trial.params) == set(self._space) else None
-
-    def _observe(self, design: Design, tops: Sequence[float], state: str) -> None:
-        """Takes in what became of a design; a result stays while it is tried again."""
-        before = self._strategy.known.get(design.known.id)
-        if before is None or state == "complete" or before.state != "complete":
-            self._strategy.observe(design, tops, state)
-
-
-def _checked(describe: Callable[[Picks], Known | None], picks: Picks) -> Known | None:
-    known = describe(picks)
-    if known is not None and not known.costs:
-        raise ValueError(f"describe({picks!r}) has no costs; it needs one, as a share of 1")
-    return known
-
-
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "running",
-}
-
-
-def _options(name: str, distribution: BaseDistribution) -> Sequence[Any]:
-    """All options of a parameter. Raises ValueError for one of real numbers."""
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices
-    if isinstance(distribution, IntDistribution):
-        return range(distribution.low, distribution.high + 1, distribution.step)
-    raise ValueError(f"parameter {name!r} is neither categorical nor an integer")
-
-
 class EvolutionSampler(WholeSampler):
     """Regularized evolution (Real et al. 2019, arXiv 1802.01548) of several objectives: a neighbour
     of the best of some recent trainings, of several that none beats a random one.
@@ -246,8 +95,10 @@ class EvolutionSampler(WholeSampler):
         maximize = [direction == StudyDirection.MAXIMIZE for direction in study.directions]
         best = front([other.values for other in contestants], maximize)
         parent = self._designs.design(contestants[int(self._rng.choice(best))].params)
-        child = None if parent is None else self._designs.mutate(parent, self._rng, most=1)
-        return {} if child is None else child.picks
+        if parent is None:
+            return {}
+        born = (self._designs.mutate(parent, self._rng, most=1) for _ in range(NUM_DRAWS))
+        return next((child.picks for child in born if child is not None), {})
 
 
 class InItsView(BaseSampler):

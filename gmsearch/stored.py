@@ -218,7 +218,8 @@ def _read(
     except (TypeError, ArchitectureError) as error:
         return f"architecture: {error}"
     curve = notes.get("curve", [])
-    if not curve or trial.state == TrialState.RUNNING:  # the folder may have more of it
+    is_known = trial.state != TrialState.RUNNING and (curve or notes.get("epochs") == 0)
+    if not is_known:  # the folder may have more of it
         curve = max(curve, read_curve(folder.trial_folder(network.id)), key=len)
     record = TrialRecord(
         number=trial.number,

@@ -128,16 +128,28 @@ class SearchStudy:
                 return self._logged(job, "go on")
         if self._baselines and self._may_start:
             name, architecture = self._baselines.pop(0)
-            job = self._describe(self._study.ask(), architecture, baseline=name)
+            job = self._describe(self._new_trial(), architecture, baseline=name)
             return self._logged(job, "baseline")
         found = self._next()
         if found is None:
             return None
         if isinstance(found, Again):
             return self._logged(self._take_up(found.record), "take up", found.worth)
-        trial = self._study.ask(self._sampler.distributions())
+        trial = self._new_trial()
+        for choice, options in self._designs.undiminished.options.items():
+            trial.suggest_categorical(choice, options)
         job = self._describe(trial, self._space.decode(trial.params))
         return self._logged(job, "new", found)
+
+    def _new_trial(self) -> Trial:
+        """A trial of ours: one that another program wants fails, as no search would train it."""
+        for frozen in self._start_what_waits():
+            self._remember(frozen)
+        while True:
+            trial = self._study.ask()
+            if "fixed_params" not in trial.storage.get_trial(trial._trial_id).system_attrs:
+                return trial
+            self._study.tell(trial, state=TrialState.FAIL)  # it came in between
 
     def _goes_on(self, number: int) -> bool:
         """Whether a training that was under way is to go on. A verdict may have been lost with the
@@ -162,7 +174,12 @@ class SearchStudy:
     def report(self, number: int, curve: list[dict[str, Any]]) -> bool:
         """Notes the curve of a running trial, epochs before a restart included; the study has it
         from `tell` on. Returns whether the training goes on.
+
+        A training that lost epochs with a worker is known as far as it was until it is there
+        again.
         """
+        if len(curve) < self.records[number].epochs:
+            return True
         record = self._take_in(replace(self.records[number], curve=curve))
         at_rung = record.epochs in self._strategy.rungs[:-1] and record.baseline is None
         if self._stopping is None or not at_rung:

@@ -92,14 +92,18 @@ def build_table(tabulation: Tabulation, folder: RunFolder) -> Ending:
         writer = Writer(lambda records: _forget_checkpoint(folder, records))
         account = None if jobs.is_finished else session.train(jobs, writer)
         records = [record for record in jobs.records.values() if record.state == "complete"]
-        if not records:
+        if records:
+            table = tabulate(session.settings, records)
+            write_table(folder.path / "table.parquet", table)
+            session.console.print(in_words(table))
+        elif jobs.is_finished:
             raise TrainingError("no training is complete, so there is no table")
-        table = tabulate(session.settings, records)
-        write_table(folder.path / "table.parquet", table)
-        session.console.print(in_words(table))
+        else:
+            session.say("no training is complete yet, so there is no table")
         if settled := session.settled(account):
             session.console.print(settled.in_words())
-        session.say(f"wrote {folder.path / 'table.parquet'}")
+        if records:
+            session.say(f"wrote {folder.path / 'table.parquet'}")
         if not jobs.is_finished:
             session.say(f"next: gmsearch resume {as_word(folder.path)}")
         return session.ending(jobs.is_finished, account)

@@ -18,16 +18,8 @@ FLOORS = (
     {
         *{"references", "reading", "space", "space_file", "survey", "experiment", "run"},
         *{"recipe_file", "effects", "ranking", "contrasts", "claims", "resolved"},
-        *{
-            "designs",
-            "gain",
-            "surrogate",
-            "watched",
-            "outlook",
-            "candidates",
-            "strategy",
-            "stopping",
-        },
+        *{"designs", "gain", "surrogate", "watched", "outlook", "candidates", "strategy"},
+        *{"stopping"},
     },
     {
         *{"data", "data.records", "data.bands", "data.decoding", "data.sources", "data.named"},
@@ -56,7 +48,7 @@ FLOORS = (
         *{"bandlimited", "spectra", "band_cost"},
     },
     {
-        *{"jobs", "trainings", "sampler", "storage", "stored", "study"},
+        *{"jobs", "trainings", "sampler", "gated_sampler", "storage", "stored", "study"},
         *{"console", "picture", "progress", "band_picture", "spectra_figures"},
         *{"claims_figure", "figure_file"},
         *{"notes", "scatter", "tensorboard", "trackers", "wall_time"},
@@ -111,7 +103,7 @@ DOORS = {
         *{"cluster", "lookout", "tune", "worker", "nodes", "shelf", "launch", "trackers"},
         *{"rehearsal"},
     },
-    "optuna": {"sampler", "storage", "stored", "study", "replay"},
+    "optuna": {"sampler", "gated_sampler", "storage", "stored", "study", "replay"},
     "optuna_dashboard": {"dashboard"},
     "bottle": {"dashboard"},
     "plotly": {"plots", "report.charts", "report.page"},

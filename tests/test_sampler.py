@@ -14,7 +14,8 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from gmsearch.designs import Designs, Known, network_designs
 from gmsearch.errors import ArchitectureError
-from gmsearch.sampler import BudgetSampler, GatedSampler
+from gmsearch.gated_sampler import GatedSampler
+from gmsearch.sampler import BudgetSampler
 from gmsearch.space import SearchSpace
 from gmsearch.space_file import read_space
 
@@ -254,10 +255,11 @@ def test_a_peer_whose_proposal_is_taken_gets_the_nearest_that_is_new():
         assert apart(found) == min(apart(d) for d in every if d.known.id not in seen)
 
 
-def test_gated_wants_a_study_that_maximises_first():
+@pytest.mark.parametrize("directions", [["minimize", "minimize"], ["maximize", "maximize"]])
+def test_gated_wants_a_study_that_maximises_its_first_value_alone(directions):
     space = {"a": IntDistribution(1, 3)}
     sampler = GatedSampler(space, lambda params: Known(str(params["a"]), (0.5,), (1.0,)))
-    study = optuna.create_study(sampler=sampler, directions=["minimize", "minimize"])
+    study = optuna.create_study(sampler=sampler, directions=directions)
     with pytest.raises(ValueError, match="first direction"):
         study.ask(sampler.distributions())
     floats = {"a": optuna.distributions.FloatDistribution(0, 1)}
@@ -438,3 +440,100 @@ def test_a_peer_begins_as_random_search_does(name):
         return [propose(study, sampler, space)[1].id for _ in range(6)]
 
     assert first(name) == first("random")
+
+
+@pytest.mark.parametrize(
+    "known, message",
+    [
+        (Known("x", (0.5,), (math.nan,)), "all must be finite"),
+        (Known("x", (0.5,), (-math.inf,)), "all must be finite"),
+        (Known("x", (math.inf,), (1.0,)), "all must be finite"),
+        (Known("x", (-0.1,), (1.0,)), "no cost negative"),
+        (Known("x", (0.5, 0.5), (1.0,)), "2 costs and 1 features, others have 1 and 1"),
+        (Known("x", (0.5,), ()), "1 costs and 0 features, others have 1 and 1"),
+    ],
+)
+def test_a_description_that_no_search_can_go_by_is_refused(known, message):
+    space = {"a": IntDistribution(1, 50)}
+
+    def describe(picks):
+        return known if picks["a"] == 7 else Known(str(picks["a"]), (0.5,), (float(picks["a"]),))
+
+    study = plain_study(GatedSampler(space, describe, seed=0))
+    with pytest.raises(ValueError, match=message) as error:
+        study.optimize(lambda trial: (trial.suggest_int("a", 1, 50), 0.5), n_trials=50)
+    assert "'a': 7" in str(error.value)
+
+
+def test_what_costs_more_than_all_is_never_proposed():
+    space, describe, objective = sums(3, 4, 12)
+
+    def dearer(picks):
+        known = describe(picks)
+        return known and known._replace(costs=(1.5 * known.costs[0],))
+
+    study = plain_study(GatedSampler(space, dearer, seed=0))
+    study.optimize(objective, n_trials=20)
+    assert all(dearer(trial.params) for trial in study.trials)
+    assert max(describe(trial.params).costs[0] for trial in study.trials) <= 1 / 1.5
+
+
+@pytest.mark.parametrize("shift", [-100.0, 5.0])
+def test_values_below_0_are_searched_as_well_with_a_floor(shift):
+    """The same values above the floor, and so the same proposals."""
+    space, describe, objective = sums(3, 4, 12)
+
+    def shifted(trial):
+        top1, cost = objective(trial)
+        return top1 + shift, cost
+
+    plain = plain_study(GatedSampler(space, describe, seed=0))
+    floored = plain_study(GatedSampler(space, describe, seed=0, floor=shift))
+    plain.optimize(objective, n_trials=15)
+    floored.optimize(shifted, n_trials=15)
+    assert [t.params for t in floored.trials] == [t.params for t in plain.trials]
+
+
+def test_a_value_below_the_floor_is_told():
+    space, describe, objective = sums(3, 4, 12)
+    study = plain_study(GatedSampler(space, describe, seed=0))
+
+    def negative(trial):
+        top1, cost = objective(trial)
+        return top1 - 100, cost
+
+    with pytest.warns(UserWarning, match="less than the floor of GatedSampler"):
+        study.optimize(negative, n_trials=2)
+
+
+def test_a_range_of_too_many_values_is_refused():
+    with pytest.raises(ValueError, match="'a' has 1,000,000 values.*give it a step"):
+        GatedSampler({"a": IntDistribution(1, 10**6)}, lambda picks: None)
+    GatedSampler({"a": IntDistribution(0, 10**6, step=1000)}, lambda picks: None)
+
+
+def test_a_preview_is_of_the_study_that_it_is_asked_about():
+    space, describe, objective = sums(3, 4, 12)
+    sampler = GatedSampler(space, describe, seed=0)
+    one, other = plain_study(sampler), plain_study(sampler)
+    one.optimize(objective, n_trials=15)
+    assert not math.isnan(sampler.preview(one).mean)
+    assert math.isnan(sampler.preview(other).mean)
+
+
+def test_evolution_proposes_neighbours_where_few_are_allowed():
+    """One choice away from a training, by brute force; it falls back on a random draw nowhere."""
+    space = read_space(SPACES / "tiny.yaml")
+    few = set(np.random.default_rng(0).permutation(sorted(feasible_ids(space, 30_000_000)))[:150])
+    designs = network_designs(space, 30_000_000, {"macs": 3e7}, lambda net: net.id in few)
+    sampler = BudgetSampler("evolution", designs, num_epochs=1, seed=0)
+    study = plain_study(sampler)
+    apart = []
+    for number in range(60):
+        before = [trial.params for trial in study.trials]
+        trial, network = propose(study, sampler, space)
+        if number >= 20:
+            changed = [sum(p[n] != trial.params[n] for n in p) for p in before]
+            apart.append(min(changed))
+        study.tell(trial, [network.stages[0].width, space.cost(network).macs])
+    assert np.mean(np.array(apart) == 1) > 0.9

@@ -494,6 +494,43 @@ def test_one_worker_trains_the_same_however_often_it_is_killed(
         assert replay(tmp_path / f"killed-{kills}").differences == ()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_whose_workers_lost_epochs_is_replayed(tmp_path, monkeypatch, seed):
+    """Six workers, some of which begin again from an earlier epoch, and a driver that is killed."""
+    monkeypatch.setattr("gmsearch.candidates.POOL", 100)
+    folder = RunFolder(tmp_path / "r")
+    experiment = settings(trials=8, seed=seed)
+    write_settings(folder, experiment, RunData(90, 500, ("a", "b")))
+    chance = random.Random(seed)
+
+    def opened() -> SearchStudy:
+        return SearchStudy(folder, experiment, SPACE, log=DecisionLog(folder.decisions_file))
+
+    study, running, num_lost = opened(), {}, 0  # the epochs of each job that runs
+    while True:
+        while len(running) < 6 and (job := study.ask()) is not None:
+            running[job] = study.records[job.number].epochs
+        if not running:
+            break
+        job = chance.choice(list(running))
+        if running[job] > 1 and chance.random() < 0.2:
+            running[job] = chance.randrange(running[job])
+            num_lost += 1
+        running[job] += 1
+        reached = curve_of(job.network)[: running[job]]
+        write_trial(job.folder, job.network, reached)
+        if chance.random() < 0.03:
+            study, running = opened(), {}
+        elif not study.report(job.number, reached):
+            study.tell_stopped(job.number)
+            del running[job]
+        elif running[job] == NUM_EPOCHS:
+            study.tell(job.number)
+            del running[job]
+    assert num_lost > 5
+    assert replay(folder.path).differences == ()
+
+
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
     """A run whose driver was killed twice, with trainings under way."""

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_runs import curve
+from made_runs import curve, make_run
 from optuna.trial import Trial, TrialState
 
 from gmsearch.errors import SettingsError
@@ -104,6 +104,35 @@ def test_running_trials_are_handed_out_again_under_their_own_numbers(open_study,
         second.report(number, curve(5.0))
         second.tell(number)
     assert [t.state.name for t in stored(tmp_path)] == ["COMPLETE"] * 4
+
+
+@pytest.mark.parametrize("sampler", ["gated", "random"])
+def test_what_another_program_wants_tried_is_not_trained(tmp_path, sampler):
+    """Neither over the budget, nor twice, nor of another space; and whenever it comes."""
+    folder, study = make_run(tmp_path / "r", [20.0, 21.0, 22.0], sampler=sampler, early_stop="off")
+    dear = {choice.name: choice.options[-1] for choice in study._space.choices} | {"form": "twin"}
+    dear |= {f"stage{stage}.placement": "expand" for stage in range(1, 5)}
+    assert study._space.cost(study._space.decode(dear)).macs > BUDGET
+    theirs = optuna.load_study(study_name="r", storage=f"sqlite:///{folder.study_file}")
+    for wanted in (dear, study.records[2].picks, {"ratio": 77}, {"foo": "bar"}):
+        theirs.enqueue_trial(wanted)
+        record = study.records[study.ask().number]
+        assert record.picks and record.picks != wanted
+        assert record.macs <= BUDGET
+    assert len({record.id for record in study.records.values()}) == 7
+    assert [t.state.name for t in stored(tmp_path)].count("FAIL") == 4
+
+
+def test_epochs_that_are_trained_again_say_nothing_new(open_study, tmp_path):
+    """A worker is lost, and its training begins again: what it had shown stays known."""
+    study = open_study()
+    number = study.ask().number
+    assert study.report(number, curve(1.0, 2.0, 3.0))
+    assert study.report(number, curve(1.0))
+    assert study.records[number].epochs == 3
+    assert study.report(number, curve(1.0, 2.0, 3.5))
+    study.tell(number)
+    assert stored(tmp_path)[number].values[0] == 3.5
 
 
 @pytest.mark.parametrize("cut_off", ["stopped", "failed"])

@@ -22,8 +22,9 @@ class ConvBN(nn.Sequential):
     otherwise.
 
     In training a BN takes away what a bias before it adds. With `spares_bias` it is not added, and
-    goes to the running mean alone: outputs and all other gradients are the same, its own is 0. A BN
-    that is frozen, or keeps its statistics in another way than a moving average, gets it as ever.
+    goes to the running mean alone: outputs and all other gradients are the same, its own is 0.
+    Before a BN that is frozen, or keeps its statistics in another way than a moving average, it is
+    added as ever, but not trained.
     """
 
     def __init__(
@@ -71,10 +72,12 @@ def convolve(conv: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     return conv._conv_forward(x, weight, bias)
 
 
-def takes_away_bias(bn: nn.BatchNorm2d) -> bool:
+def takes_away_bias(bn: nn.Module) -> bool:
     """Whether a BN norms by its batch, and keeps a share of its running mean for what is added."""
+    if not (isinstance(bn, nn.BatchNorm2d) and bn.training and bn.track_running_stats):
+        return False  # frozen: timm puts another module there
     share = bn.momentum  # None for the mean of all batches
-    return bn.training and bn.running_mean is not None and share is not None and share < 1
+    return bn.running_mean is not None and share is not None and share < 1
 
 
 class Block(nn.Module):

@@ -1,6 +1,6 @@
 """The designs that a search chooses from: a pool that is drawn, and neighbours of the best."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
@@ -19,7 +19,7 @@ LEAST_COST = 1e-6  # of what is allowed, below which costs are alike
 
 
 class Candidates:
-    """Designs that are not known yet; what is drawn depends on the seed."""
+    """What a search may draw; that depends on the seed."""
 
     def __init__(self, designs: Designs, seed: int) -> None:
         self._designs = designs
@@ -33,7 +33,7 @@ class Candidates:
         return self._pools[age]
 
     def undiminished(self) -> list[Design]:
-        """A pool of all that there ever was, where the space was narrowed."""
+        """The first pool, or where the space was narrowed one of all that there ever was."""
         if self._designs.declared is None:
             return self.pool(0)
         return _drawn(self._designs.undiminished, np.random.default_rng([self._seed, 0]))
@@ -74,7 +74,7 @@ class Candidates:
         self,
         outlook: Outlooks,
         fresh: Sequence[Design],
-        known: Iterable[str],
+        known: Collection[str],
         rng: np.random.Generator,
     ) -> list[Worth]:
         """Some of those to choose from, neighbours of the front and neighbours of the best so

@@ -70,11 +70,12 @@ def connected(address: str | None) -> Iterator[None]:
             logging_level=logging.CRITICAL,
             log_to_driver=False,
             configure_logging=True,
-            runtime_env=_environment(),
+            runtime_env=None if address is None else _environment(),
         )
     except Exception as error:  # Ray raises a plain one where a node does not start in time
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        hint = "; one that asks for a token needs RAY_AUTH_MODE=token" if address else ""
+        is_given = address not in (None, "auto")
+        hint = "; one that asks for a token needs RAY_AUTH_MODE=token" if is_given else ""
         raise SettingsError(
             f"no Ray cluster at {address or 'this machine'}: {reason}{hint}"
         ) from None
@@ -87,10 +88,9 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _environment() -> dict[str, Any] | None:
-    """What workers take from this process, also on other nodes."""
-    off = ",".join(speedups.switched_off())
-    return {"env_vars": {speedups.VARIABLE: off}} if off else None
+def _environment() -> dict[str, Any]:
+    """What workers on other nodes take from this process, as those of this machine do."""
+    return {"env_vars": {speedups.VARIABLE: ",".join(speedups.switched_off())}}
 
 
 def _check_reachable(address: str | None) -> None:

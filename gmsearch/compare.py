@@ -112,7 +112,7 @@ def _compare(
     if told := band_cost_in_words(records):
         draw_bands(folder.bands_picture, _lines(networks, records))
         console.print(f"{told}; {folder.bands_picture} has them over training", soft_wrap=True)
-    if settled := session.settled(account):
+    if settled := session.settle(account):
         console.print(settled.in_words())
     failed = [record for record in records if record.state == "failed"]
     for record in failed:

@@ -43,18 +43,18 @@ class DepthwiseConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with other weights in the place of its own."""
         if not torch.jit.is_scripting():
-            if is_fast(self) and trains_on_gpu(self, x, weight):
+            if trains_on_gpu(self, x, weight) and is_depthwise(self):
                 return _kernel()(x, weight, bias)
-            if is_fast(self) and is_on("depthwise") and trains_on_cpu(self, x):
+            if trains_on_cpu(self, x) and is_depthwise(self) and is_on("depthwise"):
                 cut = max(0, self.kernel_size[0] // 2 + 1 - max(x.shape[-2:]))
                 weight = weight[:, :, cut:-cut, cut:-cut] if cut else weight
                 return _Depthwise.apply(x, weight, bias)
         return self._conv_forward(x, weight, bias)
 
 
-def is_fast(conv: nn.Conv2d) -> bool:
-    """Whether a convolution is a depthwise one that keeps the size, which others may change when it
-    is made: all that is computed otherwise here.
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    """Whether it is one that keeps the size. Asked at each call, as others may change a module when
+    it is made.
     """
     kernel = conv.kernel_size[0]
     return (
@@ -104,7 +104,7 @@ def stand_in(module: nn.Module) -> DepthwiseConv2d | None:
     if type(module) is not nn.Conv2d:
         return None
     width, kernel = module.in_channels, module.kernel_size[0]
-    if not is_fast(module) or kernel == 1:
+    if not is_depthwise(module) or kernel == 1:
         return None
     with torch.device("meta"):  # no weights of its own, and none drawn
         return DepthwiseConv2d(width, kernel, bias=False)

@@ -52,7 +52,8 @@ class Driver:
         self.shelf = shelf  # where checkpoints are, if not in the run folder
         self.running: dict[int, Job] = {}
         self.again: list[Job] = []
-        self.died_after: dict[int, int] = {}  # epochs, by trial
+        self.reached: dict[int, int] = {}  # epochs by trial, as its worker last said
+        self.died_after: dict[int, int] = {}  # of these
         self.hung: dict[int, str] = {}
         self.idle = IdleTime()
         self.first_training: float | None = None
@@ -119,6 +120,7 @@ class Driver:
         if result["away"]:
             job = self.running[number]
             write_trial(job.folder, job.network, curve)
+        self.reached[number] = len(curve)
         goes_on = self.jobs.report(number, curve)
         self.meter.heard(number)
         if len(curve) >= self.settings.recipe.num_epochs:
@@ -137,7 +139,7 @@ class Driver:
         own_disk = str(self.running[number].folder.parent.absolute())
         if own_disk in reason and any(words in reason for words in FULL):
             raise SettingsError(f"{reason}; make room, and `gmsearch resume` goes on")
-        epochs = self.jobs.records[number].epochs
+        epochs = self.reached.get(number, self.jobs.records[number].epochs)
         if not with_its_node:
             if self.died_after.get(number) == epochs:
                 reason += f" (twice, after epoch {epochs})"

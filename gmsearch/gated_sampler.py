@@ -32,8 +32,8 @@ class GatedSampler(StrategySampler):
         study.optimize(objective, n_trials=100)
 
     The first value of a trial is the one that costs training, and is maximised, on any scale; other
-    directions minimise. What lies above `floor` counts: set it to a value that all but the worst
-    reach, below 0 where values are negative. `describe` maps parameters to `Known`: an identity,
+    directions minimise. What lies above `floor` counts: set it to a value that all trials reach,
+    below 0 where values are negative. `describe` maps parameters to `Known`: an identity,
     the exact costs as shares of what is allowed (one at least, the same ones always), and physical
     features; or to None where they are not allowed, as those are that cost more than 1.
     Integers count as ordered choices, each of its values as an option. A trial that is pruned,
@@ -52,7 +52,7 @@ class GatedSampler(StrategySampler):
         seed: int = 0,
         floor: float = 0.0,
     ) -> None:
-        """Raises ValueError for a space that has other parameters."""
+        """Raises ValueError for a space that has other parameters, or one of too many values."""
         options = {name: _options(name, each) for name, each in space.items()}
         integers = frozenset(n for n, each in space.items() if isinstance(each, IntDistribution))
         designs = Designs(options, _Checked(describe), integers)
@@ -60,6 +60,7 @@ class GatedSampler(StrategySampler):
         self._space = dict(space)
         self._seed = seed
         self._floor = floor
+        self._has_warned = False
         self._of: tuple[Any, int] | None = None  # the study that the strategy knows
         self._seen: dict[int, TrialState] = {}
         self._lock = Lock()  # threads of one `optimize` share a sampler
@@ -147,7 +148,8 @@ class GatedSampler(StrategySampler):
 
     def _above_floor(self, trial: FrozenTrial) -> list[float]:
         value = trial.values[0]
-        if value < self._floor and math.isfinite(value):
+        if value < self._floor and math.isfinite(value) and not self._has_warned:
+            self._has_warned = True
             warnings.warn(
                 f"trial {trial.number} has {value:g}, less than the floor of GatedSampler "
                 f"({self._floor:g}): all that is below counts alike; give a lower floor",
@@ -182,10 +184,10 @@ class _Checked:
         known = self._describe(picks)
         if known is None:
             return None
-        numbers = len(known.costs), len(known.features)
-        self._numbers = self._numbers or numbers
         if not known.costs:
             raise ValueError(f"describe({picks!r}) has no costs; it needs one, as a share of 1")
+        numbers = len(known.costs), len(known.features)
+        self._numbers = self._numbers or numbers
         if numbers != self._numbers:
             raise ValueError(
                 f"describe({picks!r}) has {numbers[0]} costs and {numbers[1]} features, others "

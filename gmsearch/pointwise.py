@@ -39,9 +39,9 @@ class PointwiseConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with other weights in the place of its own."""
         if not torch.jit.is_scripting():
-            plain = is_pointwise(self) and self.stride == (1, 1)
-            if plain and is_on("pointwise") and trains_on_cpu(self, x):
-                return _Pointwise.apply(x, weight, bias)
+            if trains_on_cpu(self, x) and is_pointwise(self) and is_on("pointwise"):
+                if self.stride == (1, 1):
+                    return _Pointwise.apply(x, weight, bias)
         return self._conv_forward(x, weight, bias)
 
 

@@ -257,7 +257,7 @@ def _train(
             account = session.train(trainings, Writer(folder.write_trials))
         records = list(trainings.records.values())
         folder.write_trials(records)
-        session.settled(account)
+        session.settle(account)
         for record in records:
             if record.state == "failed":
                 session.say(f"failed: {record.id}: {record.reason}")

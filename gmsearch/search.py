@@ -131,7 +131,7 @@ def _answer(session: Session[Experiment], study: SearchStudy, account: Account |
     console.print(answer(experiment, records, num_minival))
     if told := band_cost_in_words(records):
         console.print(told, soft_wrap=True)
-    if account := session.settled(account):
+    if account := session.settle(account):
         console.print(account.in_words())
     console.print(f"wrote front.json, trials.csv and front.png to {folder.path}")
     if study.is_finished and study.is_exhausted:

@@ -123,8 +123,8 @@ class Session(Generic[Run]):
             spent_limit=limit if meter.is_spent else None,
         )
 
-    def settled(self, account: Account | None) -> Account | None:
-        """The account up to now, the answer included, as a report will say it."""
+    def settle(self, account: Account | None) -> Account | None:
+        """Notes and returns the account up to now, the answer included, as a report will say it."""
         if account is None:
             return None
         spent, wall = account.wall_time, time.time() - self.began

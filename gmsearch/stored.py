@@ -166,7 +166,7 @@ def check_trials(
         found: TrialRecord | str | None = None
         if trial.number != number:
             found = f"there is no trial {number} before it"
-        elif trial.state != TrialState.WAITING and "id" in trial.user_attrs:
+        elif trial.state != TrialState.WAITING and trial.user_attrs.get("id"):
             found = _read(trial, folder, experiment, space)
         if isinstance(found, TrialRecord):
             before = trial.user_attrs.get("continues")
@@ -207,7 +207,8 @@ def _read(
 ) -> TrialRecord | str:
     """A stored trial, or what is wrong with it."""
     notes = trial.user_attrs
-    missing = [name for name in ("id", "architecture", *COSTS, "baseline") if name not in notes]
+    missing = [name for name in ("architecture", *COSTS, "baseline") if name not in notes]
+    missing += [] if notes.get("id") else ["id"]
     if missing or trial.state not in _STATES:
         return f"it has no {missing[0]}" if missing else "it waits"
     for name, kind in (("continues", int), ("curve", list)):
@@ -218,7 +219,7 @@ def _read(
     except (TypeError, ArchitectureError) as error:
         return f"architecture: {error}"
     curve = notes.get("curve", [])
-    is_known = trial.state != TrialState.RUNNING and (curve or notes.get("epochs") == 0)
+    is_known = trial.state != TrialState.RUNNING and (bool(curve) or notes.get("epochs") == 0)
     if not is_known:  # the folder may have more of it
         curve = max(curve, read_curve(folder.trial_folder(network.id)), key=len)
     record = TrialRecord(

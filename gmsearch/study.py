@@ -142,14 +142,14 @@ class SearchStudy:
         return self._logged(job, "new", found)
 
     def _new_trial(self) -> Trial:
-        """A trial of ours: one that another program wants fails, as no search would train it."""
-        for frozen in self._start_what_waits():
-            self._remember(frozen)
+        """A trial that nobody has said anything of, whatever another program wants tried."""
+        self._start_what_waits()
         while True:
             trial = self._study.ask()
-            if "fixed_params" not in trial.storage.get_trial(trial._trial_id).system_attrs:
+            frozen = trial.storage.get_trial(trial._trial_id)
+            if not (frozen.params or frozen.user_attrs or "fixed_params" in frozen.system_attrs):
                 return trial
-            self._study.tell(trial, state=TrialState.FAIL)  # it came in between
+            self._refuse(frozen)  # it came in between
 
     def _goes_on(self, number: int) -> bool:
         """Whether a training that was under way is to go on. A verdict may have been lost with the
@@ -269,13 +269,30 @@ class SearchStudy:
         return self._job(self.records[next(ours).number])
 
     def _start_what_waits(self) -> list[FrozenTrial]:
-        """Starts the trials that wait; outside of `_take_up` there is one after a kill, or where
-        another program wants one.
+        """Starts the trials that wait, and returns those of ours; outside of `_take_up` there is
+        one after a kill alone.
         """
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        started = {self._study.ask().number for _ in waiting}
+        numbers = {self._study.ask().number for _ in waiting}
         stored = self._study.get_trials(deepcopy=False)
-        return [frozen for frozen in stored if frozen.number in started]
+        started = [frozen for frozen in stored if frozen.number in numbers]
+        ours = [
+            frozen
+            for frozen in started
+            if "continues" in frozen.user_attrs and "fixed_params" not in frozen.system_attrs
+        ]
+        for frozen in started:
+            if frozen not in ours:
+                self._refuse(frozen)
+        return ours
+
+    def _refuse(self, frozen: FrozenTrial) -> None:
+        """Ends a trial that another program wants: it may cost too much, or be trained already.
+        Without an `id` it counts for nothing.
+        """
+        trial = Trial(self._study, frozen._trial_id)
+        trial.set_user_attr("id", None)
+        self._study.tell(trial, state=TrialState.FAIL)
 
     def _design_of(self, record: TrialRecord) -> Design:
         """A training as the strategy sees it: one from outside of the space has no row."""

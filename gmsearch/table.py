@@ -100,7 +100,7 @@ def build_table(tabulation: Tabulation, folder: RunFolder) -> Ending:
             raise TrainingError("no training is complete, so there is no table")
         else:
             session.say("no training is complete yet, so there is no table")
-        if settled := session.settled(account):
+        if settled := session.settle(account):
             session.console.print(settled.in_words())
         if records:
             session.say(f"wrote {folder.path / 'table.parquet'}")

@@ -91,15 +91,33 @@ def forget(bn: nn.BatchNorm2d) -> None:
     [
         freeze,
         forget,
+        lambda bn: setattr(bn, "track_running_stats", False),
         lambda bn: setattr(bn, "momentum", None),
         lambda bn: setattr(bn, "momentum", 1.0),
         lambda bn: setattr(bn, "momentum", 0.9),
         lambda bn: setattr(bn, "momentum", 0.0),
     ],
-    ids=["frozen", "no statistics", "mean of all", "last batch", "nearly", "never"],
+    ids=[
+        "frozen",
+        "no statistics",
+        "kept as they are",
+        "mean of all",
+        "last batch",
+        "nearly",
+        "never",
+    ],
 )
 def test_with_norms_of_any_setting_it_computes_the_same(change):
     check(gmnet("gmnet_s1", base_width=8), change=change)
+
+
+def test_norms_that_timm_has_frozen_get_their_bias():
+    from timm.utils.model import freeze_batch_norm_2d
+
+    images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    plain, ours = (freeze_batch_norm_2d(grown(gmnet("gmnet_s1", base_width=8))) for _ in range(2))
+    use_algebra(ours)
+    torch.testing.assert_close(ours(images), plain(images))
 
 
 def test_it_is_off_unless_asked_for_and_in_eval_mode():

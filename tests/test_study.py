@@ -123,6 +123,32 @@ def test_what_another_program_wants_tried_is_not_trained(tmp_path, sampler):
     assert [t.state.name for t in stored(tmp_path)].count("FAIL") == 4
 
 
+@pytest.mark.parametrize("is_in_between", [False, True])
+@pytest.mark.parametrize("sampler", ["gated", "nsga2"])
+def test_a_copy_of_a_trial_that_another_program_wants_counts_for_nothing(
+    tmp_path, monkeypatch, sampler, is_in_between
+):
+    folder, study = make_run(tmp_path / "r", [20.0] * 12, sampler=sampler, early_stop="off")
+    theirs = optuna.load_study(study_name="r", storage=f"sqlite:///{folder.study_file}")
+    done = theirs.trials[4]
+    theirs.enqueue_trial(done.params, user_attrs=done.user_attrs)
+    theirs.add_trial(
+        optuna.trial.create_trial(
+            state=TrialState.WAITING, params=done.params, distributions=done.distributions
+        )
+    )
+    if is_in_between:
+        monkeypatch.setattr(study, "_start_what_waits", lambda: [])
+    assert study.ask().network.id != done.user_attrs["id"]
+    states = [t.state.name for t in stored(tmp_path)]
+    assert states == ["COMPLETE"] * 12 + ["FAIL", "FAIL", "RUNNING"]
+    again = SearchStudy(folder, study._experiment, study._space)
+    assert [(r.id, r.state, r.epochs) for r in again.records.values()] == [
+        (r.id, r.state, r.epochs) for r in study.records.values()
+    ]
+    assert len(read_records(folder, study._experiment).records) == 13
+
+
 def test_epochs_that_are_trained_again_say_nothing_new(open_study, tmp_path):
     """A worker is lost, and its training begins again: what it had shown stays known."""
     study = open_study()

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         wall_time.command_begins()
     try:
         arguments = _parser().parse_args(argv)
-        speedups.switched_off()  # refuses what it does not know
+        speedups.check()
         return arguments.run(arguments)
     except UserError as error:
         print(f"gmsearch: {' '.join(str(error).split())}", file=sys.stderr)

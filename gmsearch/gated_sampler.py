@@ -33,15 +33,16 @@ class GatedSampler(StrategySampler):
 
     The first value of a trial is the one that costs training, and is maximised, on any scale; other
     directions minimise. What lies above `floor` counts: set it to a value that all trials reach,
-    below 0 where values are negative. `describe` maps parameters to `Known`: an identity,
-    the exact costs as shares of what is allowed (one at least, the same ones always), and physical
-    features; or to None where they are not allowed, as those are that cost more than 1.
-    Integers count as ordered choices, each of its values as an option. A trial that is pruned,
-    fails or has an infinite value counts as the worst so far, so that its like is not proposed for
-    ever. Threads and processes that share
-    a study get different designs: each writes what it takes into its trial. Where nothing is left
-    to propose, the next trial is a RuntimeError; where one in ten thousand settings is allowed, or
-    fewer, none may be found, and a trial of one that is (`study.enqueue_trial`) shows the way.
+    below 0 where values are negative. `describe` maps parameters to `Known`: an identity, the exact
+    costs as shares of what is allowed (one at least, the same ones always), and physical features;
+    or to None where they are not allowed, as those are that cost more than 1. Integers count as
+    ordered choices, each of its values as an option.
+
+    A trial that is pruned, fails or has an infinite value counts as the worst so far, so that its
+    like is not proposed for ever. Threads and processes that share a study get different designs:
+    each writes what it takes into its trial. Where nothing is left to propose, the next trial is a
+    RuntimeError; where one in ten thousand settings is allowed, or fewer, none may be found, and a
+    trial of one that is (`study.enqueue_trial`) shows the way.
     """
 
     def __init__(

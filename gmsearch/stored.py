@@ -166,7 +166,9 @@ def check_trials(
         found: TrialRecord | str | None = None
         if trial.number != number:
             found = f"there is no trial {number} before it"
-        elif trial.state != TrialState.WAITING and trial.user_attrs.get("id"):
+        elif trial.state == TrialState.FAIL and trial.user_attrs.get("id", "") is None:
+            continue  # another program wanted it, and the search refused
+        elif trial.state != TrialState.WAITING and "id" in trial.user_attrs:
             found = _read(trial, folder, experiment, space)
         if isinstance(found, TrialRecord):
             before = trial.user_attrs.get("continues")
@@ -207,8 +209,7 @@ def _read(
 ) -> TrialRecord | str:
     """A stored trial, or what is wrong with it."""
     notes = trial.user_attrs
-    missing = [name for name in ("architecture", *COSTS, "baseline") if name not in notes]
-    missing += [] if notes.get("id") else ["id"]
+    missing = [name for name in ("id", "architecture", *COSTS, "baseline") if name not in notes]
     if missing or trial.state not in _STATES:
         return f"it has no {missing[0]}" if missing else "it waits"
     for name, kind in (("continues", int), ("curve", list)):

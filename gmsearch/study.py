@@ -273,6 +273,8 @@ class SearchStudy:
         one after a kill alone.
         """
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if not waiting:
+            return []
         numbers = {self._study.ask().number for _ in waiting}
         stored = self._study.get_trials(deepcopy=False)
         started = [frozen for frozen in stored if frozen.number in numbers]

@@ -381,6 +381,7 @@ def in_curve(old: str, new: str) -> str:
         (note("params", "'99999999999'"), "params is 99,999,999,999, its architecture has "),
         (note("activations", "'1.5'"), "activations is 1.5, its architecture has "),
         (note("id", "'\"0123456789\"'"), "id is 0123456789, its architecture has "),
+        (note("id", "'null'"), "id is None, its architecture has "),
         (note("architecture", "'{}'"), "architecture: not an architecture: "),
         (note("baseline", "'\"mine\"'"), "baseline is mine"),
         (in_curve('"top1": 20.0', '"top1": 100020.0'), "epoch 2: top1 is 100,020.0"),

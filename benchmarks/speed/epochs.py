@@ -16,7 +16,8 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -121,13 +122,14 @@ def compare(
         "timm --channels-last": steps_of(timms(*theirs, channels_last=True, device=device), few),
         "gmsearch": ours(network, dataset, recipe, device.type),
     }
+    torch.backends.cudnn.benchmark = True  # as timm's train.py has it
     for turn in ways.values():
         next(turn)
     seconds = {name: list[float]() for name in ways}
     for _ in range(rounds):
         for name, turn in ways.items():
             seconds[name].append(next(turn))
-    print(f"\n{what} at {px} px, batch of {batch_size}")
+    print(f"\n{what} at {px} px, batch of {batch_size}, from files to weights")
     found: dict = {"network": what, "resolution": px, "batch_size": batch_size}
     for name, took in seconds.items():
         ratios = [a / b for a, b in zip(took, seconds["gmsearch"], strict=True)]
@@ -137,19 +139,28 @@ def compare(
     return found
 
 
+@contextmanager
+def packed(folder: Path, resolutions: Iterable[int]) -> Iterator[dict[int, data.Dataset]]:
+    """Packs of the images of a folder, for a while."""
+    with tempfile.TemporaryDirectory() as scratch:
+        packs = {}
+        for px in resolutions:
+            began = time.perf_counter()
+            packs[px] = data.load(str(folder), resolution=px, seed=0, cache=Path(scratch))
+            print(f"packed at {px} px in {time.perf_counter() - began:.1f} s")
+        yield packs
+
+
 def main() -> None:
     arguments = parse_arguments()
     prepare(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    about = machine(device)
-    torch.backends.cudnn.benchmark = True  # as timm's train.py has it
-    with tempfile.TemporaryDirectory() as scratch:
-        began = time.perf_counter()
-        source, cache = str(arguments.folder), Path(scratch)
-        dataset = data.load(source, resolution=arguments.resolution, seed=0, cache=cache)
-        print(f"packed in {time.perf_counter() - began:.1f} s")
+    about, px = machine(device), arguments.resolution
+    with packed(arguments.folder, [px]) as packs:
         found = [
-            compare(what, arguments.folder, dataset, arguments.batch_size, arguments.rounds, device)
+            compare(
+                what, arguments.folder, packs[px], arguments.batch_size, arguments.rounds, device
+            )
             for what in arguments.networks
         ]
     if arguments.json:

@@ -1,6 +1,6 @@
 """Training steps: ours, each of its parts off, and plain PyTorch, on the same batch.
 
-    python benchmarks/speed/steps.py [--networks WHAT ...] [--resolutions PX ...] [--json FILE]
+    python benchmarks/speed/steps.py [--images FOLDER] [--networks WHAT ...] [--resolutions PX ...]
 
 For every network, resolution and batch size, a line for each way of training: images per second,
 the ratio to plain fp32 PyTorch (median and range), the most memory that a GPU had at once, or what
@@ -8,18 +8,21 @@ the backward pass keeps of the forward pass on a CPU, the share of the roofline 
 far logits and gradients are from those in float64, and what ours gains by a part beside what was
 predicted. On a CPU with one thread, as a worker of a
 search has it, the ways taking turns step by step; on a GPU where there is one, one way after the
-other, since the graphs of all together would not fit its memory.
+other, since the graphs of all together would not fit its memory. With images in ImageNet layout,
+under each of these stands what all of training does with them, beside timm's loop (`epochs.py`).
 """
 
 import argparse
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import epochs
 import roofline
 import torch
 from kinds import by_kind
@@ -72,13 +75,18 @@ def main() -> None:
         str(dtype).removeprefix("torch."): asdict(each) for dtype, each in ceilings.items()
     }
     sizes = ON_GPU if device.type == "cuda" else ON_CPU
-    rows = []
-    for what, resolution in product(arguments.networks, arguments.resolutions):
-        for batch_size in arguments.batch_sizes or sizes[resolution]:
-            rows += compare(what, resolution, batch_size, device, arguments, ceilings)
-            if arguments.json:
-                found = {"machine": about, "rounds": arguments.rounds, "rows": rows}
-                arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    found: dict[str, Any] = {"machine": about, "rounds": arguments.rounds, "rows": [], "epochs": []}
+    images, rounds = arguments.images, arguments.rounds
+    packs = epochs.packed(images, arguments.resolutions) if images else nullcontext({})
+    with packs as datasets:
+        for what, px in product(arguments.networks, arguments.resolutions):
+            for size in arguments.batch_sizes or sizes[px]:
+                found["rows"] += compare(what, px, size, device, arguments, ceilings)
+                if images:
+                    row = epochs.compare(what, images, datasets[px], size, rounds, device)
+                    found["epochs"].append(row)
+                if arguments.json:
+                    arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def compare(
@@ -189,6 +197,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resolutions", type=int, nargs="+", default=[64, 128, 224], metavar="PX")
     parser.add_argument("--batch-sizes", type=int, nargs="+", metavar="N")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="timm's loop on these too")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, on a GPU")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser.parse_args()

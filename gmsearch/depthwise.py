@@ -68,9 +68,12 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
 
 
 def trains_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether gradients of a convolution of images x (N, C, H, W) will be asked for on a CPU."""
+    """Whether gradients of a convolution of images x (N, C, H, W) will be asked for on a CPU, and
+    not by torch.func, for which PyTorch's own has rules.
+    """
     trains = conv.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
-    return trains and x.device.type == "cpu" and x.ndim == 4
+    is_alone = not torch._C._are_functorch_transforms_active()
+    return trains and is_alone and x.device.type == "cpu" and x.ndim == 4
 
 
 def trains_on_gpu(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:

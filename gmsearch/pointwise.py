@@ -85,7 +85,7 @@ class StridedPointwise(nn.Conv2d):
     """`nn.Conv2d(in_width, width, 1, stride)` without padding or groups."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.jit.is_scripting() and self.training:
+        if not torch.jit.is_scripting() and self.training and is_pointwise(self):
             rows, columns = self.stride
             return F.conv2d(x[:, :, ::rows, ::columns], self.weight, self.bias)
         return self._conv_forward(x, self.weight, self.bias)

@@ -137,5 +137,5 @@ def _answer(session: Session[Experiment], study: SearchStudy, account: Account |
     if study.is_finished and study.is_exhausted:
         console.print("nothing is left to try: the space has no other network within the budget")
         return
-    more = f" --trials {2 * experiment.trials}" if study.is_finished else ""
+    more = f" --trials {2 * study.num_spent}" if study.is_finished else ""
     console.print(f"next: gmsearch resume {as_word(folder.path)}{more}", soft_wrap=True)

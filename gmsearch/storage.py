@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, column, event, make_url, select, table
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from gmsearch.errors import SettingsError
 from gmsearch.experiment import JOURNAL, without_password
@@ -114,6 +114,9 @@ def open_to_write(folder: RunFolder, storage: str | None) -> BaseStorage:
                 _mend(file)
             return JournalStorage(JournalFileBackend(str(file)))
         return RDBStorage(storage, engine_kwargs=_engine(storage))
+    except (ArgumentError, ImportError, ValueError) as error:  # not what can be a storage
+        said = f"{place_of(folder, storage)}: cannot be used: {first_line(error)}"
+        raise SettingsError(f"{said}; give another --storage") from None
     except READ_ERRORS as error:
         raise unusable(place_of(folder, storage), error) from None
 
@@ -194,7 +197,7 @@ def _check_journal(file: Path) -> None:
     except (ValueError, TypeError):
         is_ours = not first.endswith(b"\n") and first.startswith(b'{"op_code"')  # cut off by a kill
     if not is_ours:
-        raise ValueError("it is no journal of Optuna's; give a file of its own to the study")
+        raise ValueError("it is no journal of Optuna's")
 
 
 def _mend(file: Path) -> None:

@@ -256,7 +256,8 @@ class Strategy:
         designs = drawn or [seen.design for seen in self.known.values()]
         features = np.array([design.known.features for design in designs])
         deviation = features.std(axis=0)
-        return features.mean(axis=0), np.where(deviation > 1e-9, deviation, 1.0)
+        least = 1e-9 * np.abs(features).max(axis=0)
+        return features.mean(axis=0), np.where(deviation > least, deviation, 1.0)
 
     def points_of(self, seen: Sequence[Observation]) -> Points:
         """Designs as the model sees them; the first feature counts squared too."""

@@ -104,6 +104,11 @@ class SearchStudy:
         return len(self.records) - len(self._with_state("running"))
 
     @property
+    def num_spent(self) -> int:
+        """Of whole trainings: those to spend, or more where more was spent before."""
+        return self._experiment.trials - min(0, self._epochs_left // self._num_epochs)
+
+    @property
     def is_finished(self) -> bool:
         """Whether all that is wanted, or possible, is done."""
         if self._with_state("running"):

@@ -301,7 +301,7 @@ class Chain:
             own_mean, own_variance = own(rung)
             mean = np.where(known, tops[:, rung], slope * mean + own_mean)
             variance = np.where(known, 0.0, slope**2 * variance + own_variance)
-        return mean, np.sqrt(np.maximum(variance, 1e-12))
+        return mean, np.sqrt(np.maximum(variance, 1e-12 * self.processes[0].spread ** 2))
 
     def believing(self, points: Points, tops: np.ndarray) -> "Chain":
         """As if these designs had come out as expected at the rungs that they have not reached."""

@@ -1,12 +1,18 @@
 """The 1x1 convolution is torch's, outputs and gradients, at any size."""
 
 import copy
+from functools import partial
 
 import pytest
+import timm
 import torch
 from torch import nn
+from torch.func import functional_call, grad, jvp, vmap
 
-from gmsearch.pointwise import FEW, PointwiseConv2d
+from gmsearch.depthwise import DepthwiseConv2d
+from gmsearch.network import Peer
+from gmsearch.pointwise import FEW, PointwiseConv2d, StridedPointwise
+from gmsearch.zoo import build_network
 
 
 def outputs_and_gradients(module: nn.Module, x: torch.Tensor, weights: torch.Tensor) -> list:
@@ -74,8 +80,9 @@ def test_a_step_asks_the_library_for_no_gradient_on_small_images():
 
 
 @pytest.mark.parametrize("name, value", [("stride", (2, 2)), ("padding", (1, 1))])
-def test_what_is_changed_later_counts_in_training_too(name, value):
-    ours, reference = PointwiseConv2d(3, 8), nn.Conv2d(3, 8, 1)
+@pytest.mark.parametrize("make", [PointwiseConv2d, partial(StridedPointwise, kernel_size=1)])
+def test_what_is_changed_later_counts_in_training_too(make, name, value):
+    ours, reference = make(3, 8), nn.Conv2d(3, 8, 1)
     reference.load_state_dict(ours.state_dict())
     x, results = torch.randn(2, 3, 6, 6), []
     for module in (ours, reference):
@@ -84,3 +91,23 @@ def test_what_is_changed_later_counts_in_training_too(name, value):
         results.append(outputs_and_gradients(module, x, torch.ones(2, 8, side, side)))
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_torch_func_differentiates_a_network_as_it_does_torchs_own():
+    """Gradients of each sample, and forward, of a network that has both of our convolutions."""
+    ours = build_network(Peer("convnext_atto"), 10, 32).train()
+    plain = timm.create_model("convnext_atto", num_classes=10).train()
+    assert {type(module) for module in ours.modules()} >= {PointwiseConv2d, DepthwiseConv2d}
+    plain.load_state_dict(ours.state_dict())
+    parameters = dict(plain.named_parameters())
+    x = torch.randn(2, 3, 32, 32)
+    found = []
+    for model in (ours, plain):
+
+        def loss(parameters, image, model=model):
+            return functional_call(model, parameters, (image[None],)).square().sum()
+
+        by_sample = vmap(grad(loss), (None, 0), randomness="different")(parameters, x)
+        along = jvp(lambda x, model=model: model(x), (x,), (torch.ones_like(x),))
+        found.append((by_sample, along))
+    torch.testing.assert_close(*found)

@@ -24,3 +24,9 @@ def test_the_peak_is_what_a_product_takes(monkeypatch):
     ticks = iter(range(100))
     monkeypatch.setattr("gmsearch.roofline.time.perf_counter", lambda: next(ticks))
     assert peak_flops(torch.device("cpu"), torch.float32, side=10) == 2000
+
+
+def test_a_peak_leaves_the_precision_of_products_as_it_was():
+    before = torch.backends.cuda.matmul.allow_tf32
+    peak_flops(torch.device("cpu"), torch.float32, side=10)
+    assert torch.backends.cuda.matmul.allow_tf32 == before

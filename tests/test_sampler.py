@@ -494,6 +494,26 @@ def test_values_below_0_are_searched_as_well_with_a_floor(shift):
     assert [t.params for t in floored.trials] == [t.params for t in plain.trials]
 
 
+@pytest.mark.parametrize("scale", [2.0**-33, 2.0**30])
+def test_values_and_features_may_be_on_any_scale(scale):
+    """The same proposals; by a power of two no digit is lost."""
+    space, describe, objective = sums(3, 4, 12)
+
+    def scaled(trial):
+        top1, cost = objective(trial)
+        return scale * top1, cost
+
+    def described(params):
+        known = describe(params)
+        return known and known._replace(features=tuple(scale * x for x in known.features))
+
+    plain = plain_study(GatedSampler(space, describe, seed=0))
+    other = plain_study(GatedSampler(space, described, seed=0))
+    plain.optimize(objective, n_trials=15)
+    other.optimize(scaled, n_trials=15)
+    assert [t.params for t in other.trials] == [t.params for t in plain.trials]
+
+
 def test_a_value_below_the_floor_is_told():
     space, describe, objective = sums(3, 4, 12)
     study = plain_study(GatedSampler(space, describe, seed=0))

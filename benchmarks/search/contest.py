@@ -40,7 +40,7 @@ class Result:
     steps: list[tuple[int, float]]  # (epochs spent, hypervolume in points of top1), last one too
     ask_ms: list[float]  # of each proposal
     report_ms: float  # of all that is not a proposal, for each epoch
-    idle: float  # share of the workers' time, until the first finds nothing more to do
+    idle: float  # share of the workers' time, until the last is done; to decide takes none
     states: dict[str, int]
 
     @property

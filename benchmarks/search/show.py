@@ -144,7 +144,7 @@ def times(searches: Searches) -> list[str]:
         "a proposal, median",
         "95 %",
         "beside these, by epoch",
-        "workers idle",
+        "idle, end included",
         "states",
     ) + _row(*["---"] * 7)
     for method, num_workers in _ordered(searches):

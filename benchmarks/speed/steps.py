@@ -146,7 +146,7 @@ def compare(
     for name in [PLAIN, STOCK, OURS]:
         if name in ways:
             way = ways[name]
-            kinds = by_kind(make(replace(way, off=tuple({*way.off, "graph"}))))
+            kinds = by_kind(make(replace(way, off=(*way.off, "graph"))))
             shares = ", ".join(f"{kind} {share:.0f} %" for kind, share in kinds.items())
             rows[list(ways).index(name)]["kinds"] = kinds
             print(f"  {name}: {shares}", flush=True)

@@ -97,7 +97,7 @@ class Training:
         model = build_network(network, NUM_CLASSES, resolution).train()
         images = torch.randn(batch_size, 3, resolution, resolution)
         self.targets = torch.randint(0, NUM_CLASSES, (batch_size,)).to(device)
-        if variant.off == SPEEDUPS:
+        if set(variant.off) == set(SPEEDUPS):
             without_ours(model)
         use_algebra(model, on="algebra" not in variant.off)
         layout = torch.channels_last if variant.channels_last else torch.contiguous_format

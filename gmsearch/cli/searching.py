@@ -220,6 +220,7 @@ def _resume(arguments: argparse.Namespace) -> int:
     if arguments.storage is not None:
         settings["storage"] = arguments.storage
     if arguments.space is not None:
+        read_space(arguments.space)  # what is wrong with it is of this file
         settings |= {"space": read_space_data(arguments.space), "narrowed": None}
     right, wrong = ("trials", "seeds") if isinstance(before, Experiment) else ("seeds", "trials")
     if getattr(arguments, wrong):

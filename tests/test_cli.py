@@ -238,6 +238,17 @@ def test_a_broken_study_is_one_line_and_stays_as_it_is(tmp_path, capsys, junk):
     assert folder.study_file.read_text() == junk * 100
 
 
+def test_what_is_wrong_with_a_narrower_space_is_said_of_its_own_file(tmp_path, capsys):
+    settings = {"name": "r", "space": read_space_data(Path(TINY)), "budget": 30_000_000}
+    folder = RunFolder(tmp_path / "r")
+    write_settings(folder, make_settings(Experiment, settings), DATA)
+    file = tmp_path / "narrower.yaml"
+    file.write_text(Path(TINY).read_text().replace("per_stage:", "per_stage:\n  kernel: [11]", 1))
+    assert main(["resume", str(folder.path), "--space", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"gmsearch: {file}:") and "11" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "verb",
     [

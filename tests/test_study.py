@@ -78,6 +78,23 @@ def test_a_finished_trial_is_complete_with_its_values_and_curve(open_study, tmp_
     assert open_study().records[number] == record
 
 
+def test_more_than_is_wanted_may_be_spent_already(open_study, tmp_path, experiment):
+    study = open_study()
+    while (job := study.ask()) is not None:
+        for epochs in range(1, experiment.recipe.num_epochs + 1):
+            if not study.report(job.number, curve(*range(epochs))):
+                study.tell_stopped(job.number)
+                break
+        else:
+            study.tell(job.number)
+    spent = sum(record.epochs for record in study.records.values())
+    assert study.is_finished and study.num_spent == experiment.trials == 5
+    fewer = experiment.model_copy(update={"trials": 2})
+    resumed = SearchStudy(RunFolder(tmp_path / "r"), fewer, fewer.search_space(tmp_path))
+    assert resumed.is_finished
+    assert resumed.num_spent == math.ceil(spent / experiment.recipe.num_epochs) > 2
+
+
 def test_a_failed_trial_keeps_its_reason_in_one_line(open_study, tmp_path):
     study = open_study()
     number = study.ask().number

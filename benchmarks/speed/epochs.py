@@ -122,6 +122,7 @@ def compare(
         "timm --channels-last": steps_of(timms(*theirs, channels_last=True, device=device), few),
         "gmsearch": ours(network, dataset, recipe, device.type),
     }
+    before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True  # as timm's train.py has it
     for turn in ways.values():
         next(turn)
@@ -129,6 +130,7 @@ def compare(
     for _ in range(rounds):
         for name, turn in ways.items():
             seconds[name].append(next(turn))
+    torch.backends.cudnn.benchmark = before  # steps that are timed next do without
     print(f"\n{what} at {px} px, batch of {batch_size}, from files to weights")
     found: dict = {"network": what, "resolution": px, "batch_size": batch_size}
     for name, took in seconds.items():

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from timm.models import register_notrace_module
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from gmsearch import kernels
@@ -69,11 +70,17 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
 
 def trains_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether gradients of a convolution of images x (N, C, H, W) will be asked for on a CPU, and
-    not by torch.func, for which PyTorch's own has rules.
+    not in forward mode or by torch.func, for which PyTorch's own has rules.
     """
     trains = conv.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
-    is_alone = not torch._C._are_functorch_transforms_active()
-    return trains and is_alone and x.device.type == "cpu" and x.ndim == 4
+    is_alone = not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
+    return (
+        trains
+        and is_alone
+        and x.device.type == "cpu"
+        and x.ndim == 4
+        and x.is_floating_point()  # complex gradients would need conjugates
+    )
 
 
 def trains_on_gpu(conv: nn.Conv2d, x: Tensor, weight: Tensor) -> bool:

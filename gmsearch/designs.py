@@ -71,7 +71,7 @@ class Designs:
 
     @cached_property
     def _design_of(self) -> Callable[[tuple[Any, ...]], Design | None]:
-        return lru_cache(MOST_REMEMBERED, typed=True)(self._make)
+        return lru_cache(MOST_REMEMBERED)(self._make)
 
     def _make(self, options: tuple[Any, ...]) -> Design | None:
         picks = dict(zip(self.options, options, strict=True))
@@ -145,16 +145,17 @@ class Designs:
         what is near to some designs.
         """
         few = math.prod(self.sizes) <= LARGEST_ENUMERATION
-        return self.listed() if few else self.around(designs)
+        return iter(self.listed()) if few else self.around(designs)
 
-    def listed(self) -> Iterator[Design]:
+    def listed(self) -> Sequence[Design]:
         """All of them, in order; none where there are too many settings to list."""
-        if math.prod(self.sizes) > LARGEST_ENUMERATION:
-            return
-        for row in product(*self.options.values()):
-            found = self.design(dict(zip(self.options, row, strict=True)))
-            if found is not None:
-                yield found
+        return () if math.prod(self.sizes) > LARGEST_ENUMERATION else self._listed
+
+    @cached_property
+    def _listed(self) -> tuple[Design, ...]:
+        """Kept, as a search that comes to its end looks through them for each proposal."""
+        found = map(self._make, product(*self.options.values()))
+        return tuple(design for design in found if design is not None)
 
     def any_picks(self, rng: np.random.Generator) -> Picks:
         """An option for each choice, drawn uniformly; it may be no design."""

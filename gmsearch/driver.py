@@ -4,6 +4,7 @@ was lost. It knows nothing of Ray, which asks and tells it (`tune`).
 
 import errno
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -56,8 +57,16 @@ class Driver:
         self.died_after: dict[int, int] = {}  # of these
         self.hung: dict[int, str] = {}
         self.idle = IdleTime()
-        self.first_training: float | None = None
+        self._first_start: float | None = None  # of a worker, on the clock of `time.time`
+        self._first_training: float | None = None  # as workers tell with the first epoch
         self.error: Exception | None = None
+
+    @property
+    def first_training(self) -> float:
+        """When the first training began, on the clock of `time.time`; now, if none did. A worker
+        that ended no epoch is known from its start, which is before its imports.
+        """
+        return self._first_training or self._first_start or time.time()
 
     @contextmanager
     def keeping_errors(self) -> Iterator[None]:
@@ -107,6 +116,11 @@ class Driver:
         for listener in self.listeners:
             listener.update(self.jobs.records.values())
 
+    def on_started(self, number: int, trial: Any) -> None:
+        """A worker took up a training, which is `trial` for Ray."""
+        self._first_start = self._first_start or time.time()
+        self.lookout.began(number, trial)
+
     def on_result(self, number: int, result: dict[str, Any]) -> bool:
         """Takes in a result; returns whether the training goes on."""
         if number not in self.running:
@@ -114,7 +128,7 @@ class Driver:
         if "failed" in result:
             self.finish(number, self.jobs.tell_failed(number, result["failed"]))
             return True
-        self.first_training = min(self.first_training or result["began"], result["began"])
+        self._first_training = min(self._first_training or result["began"], result["began"])
         curve = result["curve"]
         self.lookout.heard(number, curve[-1]["seconds"])
         if result["away"]:

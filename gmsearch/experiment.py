@@ -385,7 +385,7 @@ def make_settings(kind: type[Model], settings: Mapping[str, Any]) -> Model:
         return kind(**settings)
     except ValidationError as error:
         first = error.errors()[0]
-        flag = ".".join(map(str, first["loc"])).replace("_", "-")
+        flag = ".".join(map(str, first["loc"])).removesuffix("_wanted").replace("_", "-")
         raise SettingsError(f"--{flag} is {first['input']!r}; {first['msg'].lower()}") from None
 
 

@@ -73,10 +73,12 @@ class _Pointwise(torch.autograd.Function):
             backward = torch.ops.aten.convolution_backward
             return (*backward(grad, x, weight, None, *settings, wanted)[:2], grad_bias)
         by_pixel = grad.permute(0, 2, 3, 1)  # in channels_last a view, as the next
-        grad_x = (by_pixel @ weight.flatten(1)).permute(0, 3, 1, 2) if of_x else None
+        matrix = weight.reshape(len(weight), -1)
+        grad_x = (by_pixel @ matrix).permute(0, 3, 1, 2) if of_x else None
         grad_weight = None
         if of_weight:
-            rows, features = by_pixel.flatten(0, 2), x.permute(0, 2, 3, 1).flatten(0, 2)
+            rows = by_pixel.reshape(-1, len(weight))
+            features = x.permute(0, 2, 3, 1).reshape(len(rows), -1)
             grad_weight = (rows.T @ features).view_as(weight)
         return grad_x, grad_weight, grad_bias
 

@@ -6,8 +6,9 @@ import torch
 def uses_bf16(device: torch.device, precision: str) -> bool:
     """bf16 where it is asked for or, under `auto`, where it is faster.
 
-    On a CPU that is nowhere yet: without bf16 instructions it is 5-10 times slower, and with them
-    the weight gradient of depthwise convolutions eats the gain.
+    On a CPU it is off: without bf16 instructions it is 5-10 times slower, and with them, where the
+    library's weight gradient of depthwise convolutions ate the gain, ours is not measured yet. On a
+    GPU it takes half the memory; small images may be 10 % faster in TF32 (docs/log.md).
     """
     faster = device.type == "cuda" and torch.cuda.is_bf16_supported(False)
     return precision == "bf16" or (precision == "auto" and faster)

@@ -89,7 +89,7 @@ class Subject:
     """What is to be certified."""
 
     folder: Path  # of the run, or one that is made for this
-    settings: Settings  # of the search, or as one would have them
+    settings: Experiment  # of the search, or as one would have them
     networks: dict[str, Architecture]  # by id
     macs: dict[str, int]
     chosen: str
@@ -189,7 +189,9 @@ def run_proxy(subject: Subject, epochs: int, console: Console, effort: Mapping[s
     UserError, and TrainingError where too few networks can be trained.
     """
     began, found = time.time(), []
-    for fidelity in fidelities(subject.settings, epochs):
+    every = fidelities(subject.settings, epochs)
+    _check_fuller(subject, every[-1])
+    for fidelity in every:
         console.print(f"{fidelity.name}: {fidelity.words}", soft_wrap=True)
         if fidelity.name == SEARCH and subject.searched:
             found.append((fidelity, subject.searched))
@@ -199,6 +201,8 @@ def run_proxy(subject: Subject, epochs: int, console: Console, effort: Mapping[s
             limits["max_hours"] = max(1e-6, limits["max_hours"] - (time.time() - began) / 3600)
         ending, records = _train(subject, fidelity, limits)
         if ending is not Ending.FINISHED:
+            if ending is Ending.LIMITED:
+                console.print(f"stopped: --max-hours {effort['max_hours']:g} are over")
             console.print("say the same line again to go on", soft_wrap=True)
             return ending
         found.append((fidelity, records))
@@ -208,6 +212,18 @@ def run_proxy(subject: Subject, epochs: int, console: Console, effort: Mapping[s
     console.print(certificate.in_words(), soft_wrap=True)
     console.print(f"wrote proxy.json and proxy.csv to {subject.folder}", soft_wrap=True)
     return Ending.FINISHED
+
+
+def _check_fuller(subject: Subject, fuller: Fidelity) -> None:
+    """Raises SettingsError where the fuller training was begun with other epochs."""
+    folder = _folder(subject, fuller)
+    if folder.experiment_file.exists():
+        before = read_settings(folder.experiment_file).recipe.num_epochs
+        if before != fuller.epochs:
+            raise SettingsError(
+                f"--fuller-epochs {fuller.epochs}: {folder.path} has {before}; give as many, or "
+                "remove it"
+            )
 
 
 def _folder(subject: Subject, fidelity: Fidelity) -> RunFolder:
@@ -243,14 +259,8 @@ def _train(
         ):
             raise SettingsError(f"{before.data}: not the data that {subject.folder} was trained on")
         networks = {each: network_from_dict(told) for each, told in settings.networks.items()}
-        costs = {
-            each: cost(
-                subject.networks[each],
-                resolution=fidelity.resolution,
-                num_classes=len(session.dataset.classes),
-            )
-            for each in networks
-        }
+        space = before.search_space(subject.folder)
+        costs = {each: space.cost(network) for each, network in subject.networks.items()}
         trainings = Trainings(settings, folder, networks, costs)
         account = None
         if not trainings.is_finished:

@@ -50,8 +50,8 @@ class TrialRecord:
 
     @property
     def words(self) -> str:
-        """What the network is: its name, if it has one, or its gates."""
-        words = self.name or self.network.in_words()
+        """What the network is: its name, if it has one that is not its id, or its gates."""
+        words = self.name if self.name not in ("", self.id) else self.network.in_words()
         return f"{words} [{self.baseline} baseline]" if self.baseline else words
 
     @property

@@ -26,7 +26,8 @@ def peak_flops(device: torch.device, dtype: torch.dtype, side: int = SIDE) -> fl
     """Floating-point operations a second that a device reaches in a product of square matrices:
     the fastest of REPEATS. On a GPU float32 is TF32 where it is in convolutions: unless forbidden.
     """
-    a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    # Not of ones: a GPU that has little to switch runs faster.
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     times = []
     with _as_convolutions():
         for _ in range(REPEATS):

@@ -217,7 +217,8 @@ class BudgetSampler(WholeSampler):
         """The design, not seen yet, that differs in the fewest choices; None without picks, or
         where there are too many to list.
         """
-        new = (d for d in self._designs.listed() if d.known.id not in seen) if picks else iter(())
+        listed = self._designs.listed() if picks else ()
+        new = (design for design in listed if design.known.id not in seen)
         return min(new, key=lambda d: sum(d.picks[n] != picks[n] for n in picks), default=None)
 
 

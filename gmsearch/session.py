@@ -29,8 +29,7 @@ class Ending(Enum):
     """How a session of a run ended."""
 
     FINISHED = "all trials are done"
-    OUT_OF_TIME = "max_hours are over"
-    SPENT = "device_hours are spent"
+    LIMITED = "max_hours are over, or device_hours spent"
     STOPPED = "stopped by the user"
 
 
@@ -41,14 +40,13 @@ class Account:
     wall_time: WallTime
     device_hours: float  # of the run, earlier sessions included
     device: str  # what these are hours of: a GPU or a worker
-    spent_limit: float | None = None  # the device-hours that ended the session, if they did
+    limit: str | None = None  # what ended the session, if a limit did
 
     def in_words(self) -> str:
-        limit = self.spent_limit
         return (
             f"{self.wall_time.in_words()}; "
             f"{self.device_hours:.3g} {self.device}-hours of training in all sessions"
-            + ("" if limit is None else f"\nstopped: --device-hours {limit:g} are spent")
+            + ("" if self.limit is None else f"\nstopped: {self.limit}")
         )
 
 
@@ -78,8 +76,7 @@ class Session(Generic[Run]):
         # Two seconds to import, and a finished run does without.
         from gmsearch import cluster, nodes, tune
 
-        before = _spent(jobs)
-        limit = self.settings.device_hours
+        before, hours = _spent(jobs), self.settings.max_hours
         with cluster.connected(self.settings.address):
             nodes.share_data(self.dataset, self.say)
             resources = cluster.plan_resources(self.settings, cluster.live_nodes())
@@ -92,7 +89,7 @@ class Session(Generic[Run]):
             warning = warning_of_cost(self.settings.watch, self.dataset, self.settings.recipe)
             if warning is not None:
                 self.say(warning)
-            meter = Meter(limit, resources.devices, jobs.records)
+            meter = Meter(self.settings.device_hours, resources.devices, jobs.records)
             with ExitStack() as stack:
                 listeners = [stack.enter_context(Display(self.console, self.settings)), listener]
                 listeners += [stack.enter_context(board) for board in self._boards()]
@@ -105,23 +102,37 @@ class Session(Generic[Run]):
                     listeners,
                     meter,
                     self.say,
+                    until=None if hours is None else self.began + 3600 * hours,
                 )
+                # Before Ray takes its time to end.
+                device_hours, limit = meter.hours, self._limit(jobs, meter)
         training, evaluation = (now - then for now, then in zip(_spent(jobs), before, strict=True))
         wall_time = WallTime(
             wall=time.time() - self.began,
             workers=resources.workers,
             data=self.seconds_of_data,
-            start_up=(driver.first_training or time.time()) - self.began - self.seconds_of_data,
+            start_up=driver.first_training - self.began - self.seconds_of_data,
             training=training,
             evaluation=evaluation,
             idle=driver.idle.seconds,
         )
         return Account(
             self._note(wall_time),  # a first time, since what follows may be cut off
-            device_hours=meter.hours,
+            device_hours=device_hours,
             device="GPU" if resources.gpus else "worker",
-            spent_limit=limit if meter.is_spent else None,
+            limit=limit,
         )
+
+    def _limit(self, jobs: Jobs, meter: Meter) -> str | None:
+        """The limit that ends the session now, in words; None where there is none."""
+        hours = self.settings.max_hours
+        if jobs.is_finished:
+            return None
+        if meter.is_spent:
+            return f"--device-hours {self.settings.device_hours:g} are spent"
+        if hours is not None and time.time() - self.began >= 3600 * hours:
+            return f"--max-hours {hours:g} are over"
+        return None
 
     def settle(self, account: Account | None) -> Account | None:
         """Notes and returns the account up to now, the answer included, as a report will say it."""
@@ -151,13 +162,8 @@ class Session(Generic[Run]):
         """How the session ended, where `account` is None if nothing was left to train."""
         if finished:
             return Ending.FINISHED
-        if account is not None and account.spent_limit is not None:
-            return Ending.SPENT
-        hours = self.settings.max_hours
-        timed_out = (
-            hours is not None and account is not None and account.wall_time.wall >= 3600 * hours
-        )
-        return Ending.OUT_OF_TIME if timed_out else Ending.STOPPED
+        is_limited = account is not None and account.limit is not None
+        return Ending.LIMITED if is_limited else Ending.STOPPED
 
 
 def _spent(jobs: Jobs) -> tuple[float, float]:

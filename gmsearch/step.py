@@ -136,8 +136,12 @@ class GraphStep(Step):
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         current.wait_stream(self._side)
-        if any("called a synchronizing CUDA operation" in str(each.message) for each in told):
+        waits = [
+            each for each in told if "called a synchronizing CUDA operation" in str(each.message)
+        ]
+        if waits:
             self._may_capture = False
+            _say_why(f"the host waits for the device in {waits[0].filename}:{waits[0].lineno}")
         return loss
 
     def _capture(self, part: Part) -> None:
@@ -153,9 +157,13 @@ class GraphStep(Step):
             raise
         except RuntimeError as error:
             torch.cuda.synchronize(self._device)
-            print(f"a step is no CUDA graph: {str(error).splitlines()[0]}", file=sys.stderr)
+            _say_why(str(error).splitlines()[0])
             return
         self._graph = graph
+
+
+def _say_why(reason: str) -> None:
+    print(f"a step is no CUDA graph: {reason}", file=sys.stderr)
 
 
 @cache

@@ -39,7 +39,8 @@ def rungs_of(num_epochs: int) -> tuple[int, ...]:
 
 class ByGain:
     """A training goes on where what it is expected to add to the front, for each epoch that it
-    still needs, is at least what a new network or a stopped training is expected to add.
+    still needs, is at least what a new network or a stopped training is expected to add beside it:
+    to the front as it would be then, so that what is alike does not take its place.
     """
 
     def __init__(self, strategy: Strategy) -> None:

@@ -117,8 +117,11 @@ class SearchStudy:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether nothing new is left to try within the budget."""
-        return not self._baselines and self._sampler.preview(self._study) is None
+        """Whether nothing is left within the budget: nothing new, and nothing to take up again."""
+        takes_up = isinstance(self._stopping, ByGain)
+        if self._baselines or (takes_up and self._strategy.stopped() is not None):
+            return False
+        return self._sampler.preview(self._study) is None
 
     def ask(self) -> Job | None:
         """The next job: unfinished ones first, then the baselines, then what is most worth it: a

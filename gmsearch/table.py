@@ -266,8 +266,8 @@ def in_words(table: TrialTable) -> str:
         lines.append(f"standard deviation between seeds of one network: {spread:.2f} points")
     first_seed = frame[frame["seed"] == table.tabulation.seed]
     wide = first_seed.pivot(index="id", columns="epoch", values="top1")
-    taus = wide.corrwith(wide[wide.columns[-1]], method="kendall")
-    told = ", ".join(f"{tau:.2f} of epoch {epoch}" for epoch, tau in taus[:-1].items())
+    taus = wide.corrwith(wide[wide.columns[-1]], method="kendall")[:-1].dropna()
+    told = ", ".join(f"{tau:.2f} of epoch {epoch}" for epoch, tau in taus.items())
     if told:
         lines.append(f"Kendall's tau with the last epoch: {told}")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ on the same jobs.
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from gmsearch.trackers import make_trackers
 
 SCRATCH = ".tune-"  # Ray's own files while it works
 MARK = "here"  # a file among these: who sees it sees the run folder
+LEAST_TIME = 1e-3  # seconds; Ray takes 0 for no limit
 NODE_LOST = ("node has died", "node was terminated")  # in what Ray says of a worker
 
 
@@ -44,9 +46,10 @@ def run_trials(
     listeners: Sequence[Listener],
     meter: Meter,
     say: Callable[[str], None],
+    until: float | None,
 ) -> Driver:
-    """Trains until there are no more jobs, the time is up or the device-hours of `meter` are spent,
-    or the user stops it; the jobs then have all results.
+    """Trains until there are no more jobs, or it is `until` on the clock of `time.time`, or the
+    device-hours of `meter` are spent, or the user stops it; the jobs then have all results.
 
     Returns the driver, which knows when the first training began and how long workers had no job.
     """
@@ -67,7 +70,6 @@ def run_trials(
         shutil.rmtree(left_over, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=folder.path.absolute()))
     (scratch / MARK).touch()
-    hours = settings.max_hours
     shelf, place = None, None
     if settings.checkpoints is not None:
         place = f"{settings.checkpoints.rstrip('/')}/{settings.name}-{settings.digest}"
@@ -87,7 +89,7 @@ def run_trials(
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: Path(trial.config["folder"]).name,
-                time_budget_s=None if hours is None else 3600 * hours,
+                time_budget_s=None if until is None else max(LEAST_TIME, until - time.time()),
             ),
             run_config=tune.RunConfig(
                 storage_path=str(scratch),
@@ -180,7 +182,7 @@ class _Tells(tune.Callback):
         self._driver = driver
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._driver.lookout.began(trial.config["number"], trial)
+        self._driver.on_started(trial.config["number"], trial)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         with self._driver.keeping_errors():

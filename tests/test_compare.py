@@ -297,6 +297,7 @@ def test_a_stopped_one_tells_a_line_that_can_be_typed(images, tmp_path):
     words = ["next:", "gmsearch", "resume", str(runs / "t")]
     assert [shlex.split(line) for line in told] == [words]
     assert "1 network, 1 seed each" in done.stdout
+    assert "\nstopped: --max-hours 1e-09 are over\n" in done.stdout
     before, _, _ = done.stdout.partition("network  ")  # the table
     assert "so the least, will take about" in before
 

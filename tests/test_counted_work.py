@@ -165,6 +165,24 @@ def test_a_step_goes_over_its_features_no_more_often_than_its_network_says(name)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_a_step_does_no_more_with_parameters_than_its_network_says(name):
+    """Each such call is a launch on a GPU, as long as one over features where images are small."""
+    state = fresh(NETWORKS[name])
+    step = step_of(state)
+    with Counted() as counted:
+        step()
+    blocks, calls = len(modules(state, Block)), counted.calls
+    of_parameters = calls - counted.passes
+    # A layer scale goes into a weight and a bias, and has a gradient of each, as these of it; the
+    # rest is of the loss and of clipping.
+    assert of_parameters["mul"] <= 6 * blocks + 5
+    assert max(of_parameters["add"], of_parameters["sum"]) <= blocks + 4
+    assert calls["_foreach_norm"] == calls["_foreach_mul_"] == 1  # to clip, once
+    assert calls["_foreach_add_"] <= len(state.optimizer.param_groups)  # numbers of the step
+    assert [name for name in ("zero_", "_foreach_zero_", "fill_") if calls[name]] == []
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_inside_the_library_a_step_copies_no_features_but_for_weight_gradients(name):
     """Composite operators copy where no dispatch mode looks; a profiler does."""
     state = fresh(NETWORKS[name])

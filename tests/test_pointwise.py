@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, vmap
 
 from gmsearch.depthwise import DepthwiseConv2d
@@ -91,6 +92,28 @@ def test_what_is_changed_later_counts_in_training_too(make, name, value):
         results.append(outputs_and_gradients(module, x, torch.ones(2, 8, side, side)))
     for mine, theirs in zip(*results, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("ours", [PointwiseConv2d(8, 8), DepthwiseConv2d(8, 3)])
+def test_gradients_forward_and_in_batches_are_those_of_torchs_own(ours):
+    """Forward mode without torch.func, several gradients at once, and complex numbers."""
+    plain = copy.deepcopy(ours)
+    plain.__class__ = nn.Conv2d
+    x, along = torch.randn(2, 8, 5, 5, requires_grad=True), torch.randn(2, 8, 5, 5)
+    several = torch.randn(3, 2, 8, 5, 5)
+    found = []
+    for conv in (ours, plain):
+        with forward_ad.dual_level():
+            tangent = forward_ad.unpack_dual(conv(forward_ad.make_dual(x, along))).tangent
+        batched = torch.autograd.grad(
+            conv(x), [x, *conv.parameters()], several, is_grads_batched=True
+        )
+        wide = copy.deepcopy(conv)
+        for name, parameter in conv.named_parameters():
+            setattr(wide, name, nn.Parameter(parameter.detach() * (1 + 0j)))
+        wide(x * (1 + 2j)).abs().sum().backward()
+        found.append((tangent, *batched, *(p.grad for p in wide.parameters())))
+    torch.testing.assert_close(*found)
 
 
 def test_torch_func_differentiates_a_network_as_it_does_torchs_own():

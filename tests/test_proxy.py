@@ -196,7 +196,8 @@ def test_an_interval_that_includes_zero_is_said(searched, includes):
         ("nowhere", "nowhere is not a run"),
         ("RUN --epochs 3", "--epochs: "),
         ("RUN --data x", "--data: "),
-        ("RUN --device-hours 1", "--device-hours is for run and resume"),
+        ("RUN --device-hours 1", "--device-hours: each part of a proxy counts alone"),
+        ("RUN --epochs 6", "--epochs: "),  # the default is said too
         (f"RUN --space {SPACE}", "give either a run"),
         ("", "give either a run"),
         (f"--space {SPACE}", "--space needs --budget"),
@@ -252,3 +253,9 @@ def test_a_proxy_of_a_run_goes_on_after_a_kill_and_its_figures_are_of_its_traini
     expected = kendalltau(table.top1_search, table.top1_fuller).statistic
     assert own["tau"] == pytest.approx(expected) and own["saved"] == 0.5
     assert "the search's 1 epoch ranks networks as 2 do" in proxy_note(read_history(folder.path))
+    costs = pd.read_csv(folder.path / "proxy" / FULLER / "trials.csv").set_index("id").macs
+    assert costs.to_dict() == table.set_index("id").macs.to_dict()  # where the budget counts
+
+    other = gmsearch(*line[:-1], "3")
+    assert other.returncode == 2
+    assert other.stderr.startswith("--fuller-epochs 3: ") and " has 2; give" in other.stderr

@@ -304,6 +304,19 @@ def test_what_is_near_to_designs_is_all_that_is_allowed():
     assert set(found) < every
 
 
+def test_all_that_is_allowed_is_listed_once_however_often_it_is_asked_for():
+    """Beyond what is remembered of single designs: 32,768 settings, of which 5 are allowed."""
+    space, describe, objective = sums(5, 8, 6)
+    described = []
+    study = plain_study(GatedSampler(space, lambda p: described.append(p) or describe(p), seed=0))
+    for num_trials in (1, 4):
+        study.optimize(objective, n_trials=num_trials)
+        most = 2 * 8**5 if num_trials == 1 else 8**4
+        assert 0 < len(described) < most
+        described.clear()
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 5
+
+
 def test_gated_finds_the_few_that_are_allowed_of_very_many():
     """165 of 1.7 million: draws find two or three of them."""
     space, describe, objective = sums(8, 6, 11)

@@ -278,6 +278,9 @@ def test_a_space_of_points_ends_when_all_are_tried(tmp_path):
     # Ten networks, less the one over budget (fc); the baselines are two more.
     assert len(ids) == len(set(ids)) == 2 + 9
     assert study.is_exhausted
+    study.report(study.num_finished + 2, curve(10.0))
+    study.tell_stopped(study.num_finished + 2)
+    assert not study.is_exhausted  # it may be taken up again
 
 
 def test_what_is_read_of_a_study_is_what_its_writer_knows(open_study, experiment, tmp_path):

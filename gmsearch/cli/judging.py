@@ -52,6 +52,7 @@ def _add_proxy(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "--architectures", type=whole, default=16, metavar="K", help="to train (default: 16)"
     )
     add_training(parser)
+    parser.set_defaults(**dict.fromkeys(_training_defaults()))  # None for what is not said
     parser.add_argument(
         "--fuller-epochs",
         type=whole,
@@ -81,17 +82,19 @@ def _proxy(arguments: argparse.Namespace) -> int:
     if arguments.architectures < 4:
         raise SettingsError(f"--architectures {arguments.architectures}: give 4 or more")
     if arguments.device_hours is not None:
-        raise SettingsError("--device-hours is for run and resume; give --max-hours")
+        raise SettingsError("--device-hours: each part of a proxy counts alone; give --max-hours")
     if (arguments.folder is None) == (arguments.space is None):
         raise SettingsError("give either a run, such as runs/NAME, or --space FILE and --budget")
+    defaults = _training_defaults()
     if arguments.folder is not None:
-        own = {**_training_defaults(), "budget": None}
-        said = [name for name, default in own.items() if vars(arguments)[name] != default]
+        said = [name for name in (*defaults, "budget") if vars(arguments)[name] is not None]
         if said:
             flag = said[0].replace("_", "-")
             raise SettingsError(f"--{flag}: {arguments.folder} has its own; leave it away")
     elif arguments.budget is None:
         raise SettingsError("--space needs --budget, such as --budget 300M")
+    unsaid = {name: value for name, value in defaults.items() if vars(arguments)[name] is None}
+    vars(arguments).update(unsaid)
 
     from gmsearch.console import make_console
     from gmsearch.proxy import of_run, of_space, run_proxy

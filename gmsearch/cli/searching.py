@@ -125,7 +125,10 @@ def _add_resume(verbs: "argparse._SubParsersAction[Parser]") -> None:
         "folder", type=Path, metavar="RUN", help="the run folder, such as runs/NAME"
     )
     parser.add_argument(
-        "--trials", type=whole, metavar="N", help="networks to train in all (default: as before)"
+        "--trials",
+        type=whole,
+        metavar="N",
+        help="whole trainings to spend in all (default: as before)",
     )
     parser.add_argument(
         "--seeds", type=whole, metavar="N", help="of a comparison, in all (default: as before)"

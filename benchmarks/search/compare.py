@@ -6,11 +6,12 @@
 
 On the stand-in, or on a table of real trainings, with asynchronous workers on a simulated clock.
 Each search that is done is a line of FOLDER/results.jsonl, and is not done again: a comparison that
-is cut off goes on. Remove the lines of a method that has changed. `--show` prints the tables of
-all that is there, and draws a figure of each.
+is cut off goes on. A table is known by its name and contents. Remove the lines of a method that has
+changed. `--show` prints the tables of all that is there, and draws a figure of each.
 """
 
 import argparse
+import hashlib
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,6 +25,7 @@ from contest import Key, Result, append_result, contest, read_results  # noqa: E
 from methods import METHODS  # noqa: E402
 from problems import Problem, of_table, stand_in  # noqa: E402
 
+from gmsearch.cli.flags import natural, whole  # noqa: E402
 from gmsearch.errors import UserError  # noqa: E402
 from gmsearch.table import TrialTable, read_table  # noqa: E402
 
@@ -45,10 +47,11 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    bench = STAND_IN if arguments.table is None else arguments.table.stem
+    bench = STAND_IN if arguments.table is None else bench_of(arguments.table)
     done = {result.key: result.trainings for result in read_results(file)}
+    most = arguments.most
     wanted = {
-        Key(bench, method, seed, arguments.workers): arguments.most or METHODS[method].most
+        Key(bench, method, seed, arguments.workers): METHODS[method].most if most is None else most
         for seed in arguments.seeds
         for method in arguments.methods
     }
@@ -64,6 +67,11 @@ def main() -> int:
                 flush=True,
             )
     return 0
+
+
+def bench_of(table: Path) -> str:
+    """The name of a table's file, and what tells it from another of that name."""
+    return f"{table.stem}-{hashlib.sha256(table.read_bytes()).hexdigest()[:8]}"
 
 
 def run(key: Key, trainings: int, table: Path | None) -> Result:
@@ -88,11 +96,12 @@ def parse_arguments() -> argparse.Namespace:
         help="any of: " + ", ".join(METHODS) + " (default: all)",
     )
     parser.add_argument("--seeds", type=_seeds, default=range(20), metavar="N or A-B")
-    parser.add_argument("--workers", type=int, default=4, metavar="N")
+    parser.add_argument("--workers", type=whole, default=4, metavar="N")
     parser.add_argument(
-        "--most", type=int, metavar="N", help="trainings' worth of epochs (default: the method's)"
+        "--most", type=whole, metavar="N", help="trainings' worth of epochs (default: the method's)"
     )
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    cores = len(os.sched_getaffinity(0))
+    parser.add_argument("--processes", type=whole, default=cores, metavar="N")
     parser.add_argument("--folder", type=Path, default=Path("runs/searches"))
     parser.add_argument(
         "--show", action="store_true", help="the tables and figures of what is done"
@@ -109,8 +118,11 @@ def _methods(text: str) -> list[str]:
 
 
 def _seeds(text: str) -> range:
-    first, _, last = text.rpartition("-")
-    return range(int(first), int(last) + 1) if first else range(int(text))
+    first, dash, last = text.rpartition("-")
+    seeds = range(natural(first), natural(last) + 1) if dash else range(natural(text))
+    if not seeds:
+        raise argparse.ArgumentTypeError(f"{text} is no seed at all")
+    return seeds
 
 
 if __name__ == "__main__":

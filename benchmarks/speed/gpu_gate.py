@@ -1,13 +1,13 @@
 """The gate on a GPU: plain PyTorch against the kernel of `gmsearch.fused_gate`, in bf16.
 
-    python benchmarks/speed/gpu_gate.py [--json FILE]
+    python benchmarks/speed/gpu_gate.py [--bandwidth TB/s] [--json FILE]
 
 A line for each shape, form and activation. `self` is s(h + b)·(h + b), as in the expansion of
 GmNet, where the convolution before it leaves its bias to the kernel; `value` is s(h)·v. Times are
 medians in microseconds, forward and backward together, replayed as a CUDA graph on a cold cache;
-`floor` is what the kernel has to read and write at 3 TB/s, `of floor` what share of the kernel's
-time that is. `error` is the largest one to float64 of the output and the gradients, each in parts
-of its largest number; `eager's` is that of plain PyTorch.
+`floor` is what the kernel has to read and write at --bandwidth, `of floor` what share of the
+kernel's time that is. `error` is the largest one to float64 of the output and the gradients, each
+in parts of its largest number; `eager's` is that of plain PyTorch.
 """
 
 import argparse
@@ -25,8 +25,7 @@ from torch.nn import functional as F
 BATCH_SIZE = 256
 SHAPES = ((72, 32), (120, 32), (240, 16), (480, 8), (960, 4))  # channels, pixels of a side
 FORMS = ("self", "value")
-ACTIVATIONS = {"relu6": F.relu6, "gelu": F.gelu}
-FLOOR = 3e12  # bytes per second
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"relu6": F.relu6, "gelu": F.gelu}
 WARM_UP, REPETITIONS = 5, 25  # ms
 LINE = "{:<22}{:<7}{:<7}{:>9}{:>9}{:>7}{:>9}{:>10}{:>10}{:>10}"
 HEAD = ("shape", "form", "act", "eager", "kernel", "ratio", "floor", "of floor", "error", "eager's")
@@ -40,15 +39,16 @@ def main() -> None:
     print(LINE.format(*HEAD))
     rows = []
     for (channels, side), form, activation in product(SHAPES, FORMS, ACTIVATIONS):
-        row = measure((BATCH_SIZE, channels, side, side), form, activation)
+        shape = BATCH_SIZE, channels, side, side
+        row = measure(shape, form, activation, arguments.bandwidth * 1e12)
         rows.append(row)
         print(as_line(row), flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
-def measure(shape: tuple[int, ...], form: str, activation: str) -> dict[str, Any]:
-    """Times in µs and errors of one gate in both ways."""
+def measure(shape: tuple[int, ...], form: str, activation: str, bandwidth: float) -> dict[str, Any]:
+    """Times in µs and errors of one gate in both ways; `bandwidth` is in bytes per second."""
     from triton.testing import do_bench
 
     from gmsearch.fused_gate import fused_gate
@@ -76,7 +76,7 @@ def measure(shape: tuple[int, ...], form: str, activation: str) -> dict[str, Any
         row[f"{name}_us"] = 1e3 * do_bench(graph.replay, WARM_UP, REPETITIONS, return_mode="median")
     # forward: h (and value), out; backward: h (and value), grad, and the gradients
     passes = 5 if form == "self" else 8
-    row["floor_us"] = 1e6 * passes * h.numel() * h.element_size() / FLOOR
+    row["floor_us"] = 1e6 * passes * h.numel() * h.element_size() / bandwidth
     return row
 
 
@@ -134,6 +134,7 @@ def as_line(row: dict[str, Any]) -> str:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--bandwidth", type=float, default=3.0, metavar="TB/s", help="of the floor")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the lines here, too")
     return parser.parse_args()
 

@@ -5,26 +5,28 @@
 For every network, resolution and batch size, a line for each way of training: images per second,
 the ratio to plain fp32 PyTorch (median and range), the most memory that a GPU had at once, or what
 the backward pass keeps of the forward pass on a CPU, the share of the roofline (`roofline.py`), how
-far logits and gradients are from those in float64, and what ours gains by a part beside what was
-predicted. On a CPU with one thread, as a worker of a
-search has it, the ways taking turns step by step; on a GPU where there is one, one way after the
-other, since the graphs of all together would not fit its memory. With images in ImageNet layout,
-under each of these stands what all of training does with them, beside timm's loop (`epochs.py`).
+far logits and gradients are from those in float64 (`variants.Errors`: of parameters the median and
+the largest), and what ours gains by a part beside what was predicted. On a CPU with one thread, as
+a worker of a search has it, the ways taking turns step by step; on a GPU where there is one, one
+way after the other, since the graphs of all together would not fit its memory: ratios there are of
+rounds that are not paired. With images in ImageNet layout, under each of these stands what all of
+training does with them, beside timm's loop (`epochs.py`).
 """
 
 import argparse
 import json
 import time
-from contextlib import nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from itertools import product
-from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import epochs
 import roofline
 import torch
+from flags import add_common, check, existing_folder, run, whole
 from kinds import by_kind
 from machine import machine
 from variants import (
@@ -59,9 +61,22 @@ class Measured(NamedTuple):
 
 
 def main() -> None:
-    arguments = parse_arguments()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parse_arguments(ON_GPU if device.type == "cuda" else ON_CPU)
     prepare(1)
+    sizes = [size for each in arguments.batch_sizes.values() for size in each]
+    check(arguments.networks, arguments.batch_sizes, min(sizes))
+    packing: AbstractContextManager[dict[int, epochs.Pack]] = nullcontext({})
+    if arguments.images:
+        packing = epochs.packed(arguments.images, arguments.batch_sizes, max(sizes))
+    with packing as packs:
+        measure_all(arguments, packs, device)
+
+
+def measure_all(
+    arguments: argparse.Namespace, packs: dict[int, epochs.Pack], device: torch.device
+) -> None:
+    """Prints all there is, and writes it after each network, resolution and batch size."""
     torch.backends.cuda.matmul.allow_tf32 = (
         True  # as convolutions do unasked: fp32 is TF32 on a GPU
     )
@@ -74,19 +89,16 @@ def main() -> None:
     about["ceilings"] = {
         str(dtype).removeprefix("torch."): asdict(each) for dtype, each in ceilings.items()
     }
-    sizes = ON_GPU if device.type == "cuda" else ON_CPU
-    found: dict[str, Any] = {"machine": about, "rounds": arguments.rounds, "rows": [], "epochs": []}
     images, rounds = arguments.images, arguments.rounds
-    packs = epochs.packed(images, arguments.resolutions) if images else nullcontext({})
-    with packs as datasets:
-        for what, px in product(arguments.networks, arguments.resolutions):
-            for size in arguments.batch_sizes or sizes[px]:
-                found["rows"] += compare(what, px, size, device, arguments, ceilings)
-                if images:
-                    row = epochs.compare(what, images, datasets[px], size, rounds, device)
-                    found["epochs"].append(row)
-                if arguments.json:
-                    arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+    found: dict[str, Any] = {"machine": about, "rounds": rounds, "rows": [], "epochs": []}
+    for what, (px, sizes) in product(arguments.networks, arguments.batch_sizes.items()):
+        for size in sizes:
+            found["rows"] += compare(what, px, size, device, arguments, ceilings)
+            if images:
+                row = epochs.compare(what, images, packs[px], size, rounds, device)
+                found["epochs"].append(row)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def compare(
@@ -111,7 +123,7 @@ def compare(
     print(f"\n{what} at {resolution} px, batch of {batch_size}")
     print(
         f"{'':26}{'images/s':>9}{'to plain':>22}{'memory':>10}{'roofline':>10}{'logits':>10}"
-        f"{'gradients':>11}{'gains':>22} (predicted)"
+        f"{'gradients':>11}{'largest':>10}{'gains':>22} (predicted)"
     )
     predicted = PREDICTED[device.type]
     rows = []
@@ -119,7 +131,7 @@ def compare(
         ratios = [a / b for a, b in zip(found[PLAIN].seconds, each.seconds, strict=True)]
         dtype = torch.bfloat16 if ways[name].precision == "bf16" else torch.float32
         best = roofline.floor(ledger, batch_size, ceilings[dtype])
-        row = {
+        row: dict[str, Any] = {
             "network": what,
             "resolution": resolution,
             "batch_size": batch_size,
@@ -129,18 +141,20 @@ def compare(
             "bytes": each.memory,
             "roofline_share": best / median(each.seconds),
             "logits_error": each.errors.logits,
-            "gradient_error": each.errors.gradients,
+            "gradient_error": each.errors.median,
+            "largest_gradient_error": each.errors.largest,
         }
         rows.append(row)
         part = name.removeprefix("- ")
         gain = ""
         if part != name:  # what ours gains by it
-            row["gains"] = [a / b for a, b in zip(each.seconds, found[OURS].seconds, strict=True)]
-            gain = f"{roofline.spread(row['gains']):>22} ({predicted.get(part, 'none')})"
+            gains = [a / b for a, b in zip(each.seconds, found[OURS].seconds, strict=True)]
+            row["gains"] = gains
+            gain = f"{roofline.spread(gains):>22} ({predicted.get(part, 'none')})"
         print(
             f"{name:26}{row['images_per_second']:>9,.0f}{roofline.spread(ratios):>22}"
             f"{each.memory / 1e6:>7,.0f} MB{100 * row['roofline_share']:>8.0f} %"
-            f"{each.errors.logits:>10.1e}{each.errors.gradients:>11.1e}{gain}",
+            f"{each.errors.logits:>10.1e}{each.errors.median:>11.1e}{each.errors.largest:>10.1e}{gain}",
             flush=True,
         )
     for name in [PLAIN, STOCK, OURS]:
@@ -191,17 +205,46 @@ def one_by_one(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
     return found
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(defaults: dict[int, list[int]]) -> argparse.Namespace:
+    """`batch_sizes` are by resolution; `defaults` are this device's."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", nargs="+", default=["gmnet_s1", "gmnet@300M"], metavar="WHAT")
-    parser.add_argument("--resolutions", type=int, nargs="+", default=[64, 128, 224], metavar="PX")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", metavar="N")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each")
-    parser.add_argument("--images", type=Path, metavar="FOLDER", help="timm's loop on these too")
+    add_common(parser)
+    parser.add_argument(
+        "--resolutions",
+        type=whole,
+        nargs="+",
+        default=list(defaults),
+        metavar="PX",
+        help=f"default: {_words(defaults)}",
+    )
+    parser.add_argument(
+        "--batch-sizes",
+        type=whole,
+        nargs="+",
+        metavar="N",
+        help=f"default: on a CPU {_by_resolution(ON_CPU)}; on a GPU {_by_resolution(ON_GPU)}; "
+        "needed for other resolutions",
+    )
+    parser.add_argument(
+        "--images", type=existing_folder, metavar="FOLDER", help="timm's loop on these too"
+    )
     parser.add_argument("--compile", action="store_true", help="torch.compile too, on a GPU")
-    parser.add_argument("--json", type=Path, metavar="FILE")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    given = arguments.batch_sizes
+    unknown = [px for px in arguments.resolutions if px not in defaults]
+    if unknown and not given:
+        parser.error(f"no batch sizes are known for {_words(unknown)} px; give --batch-sizes")
+    arguments.batch_sizes = {px: given or defaults[px] for px in arguments.resolutions}
+    return arguments
+
+
+def _by_resolution(sizes: dict[int, list[int]]) -> str:
+    return ", ".join(f"{_words(each)} at {px} px" for px, each in sizes.items())
+
+
+def _words(numbers: Iterable[int]) -> str:
+    return " ".join(map(str, numbers))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

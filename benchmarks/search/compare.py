@@ -13,10 +13,15 @@ changed. `--show` prints the tables of all that is there, and draws a figure of 
 import argparse
 import hashlib
 import os
+import signal
 import sys
+import traceback
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import cache
-from multiprocessing import get_context
+from importlib.util import find_spec
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported; one search, one core
@@ -26,7 +31,7 @@ from methods import METHODS  # noqa: E402
 from problems import Problem, of_table, stand_in  # noqa: E402
 
 from gmsearch.cli.flags import natural, whole  # noqa: E402
-from gmsearch.errors import UserError  # noqa: E402
+from gmsearch.errors import SettingsError, UserError  # noqa: E402
 from gmsearch.table import TrialTable, read_table  # noqa: E402
 
 STAND_IN = "stand-in"
@@ -34,19 +39,46 @@ STAND_IN = "stand-in"
 
 def main() -> int:
     arguments = parse_arguments()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / "results.jsonl"
-    if arguments.show:
-        from show import show
-
-        show(list(read_results(file)), arguments.folder)
-        return 0
     try:
-        if arguments.table is not None:
-            read_table(arguments.table)
-    except UserError as error:
+        if arguments.show:
+            return show_all(file)
+        check(arguments)
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+        return compare(arguments, file)
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same line goes on", file=sys.stderr)
+        return 130
+
+
+def show_all(file: Path) -> int:
+    from show import show
+
+    if not (results := list(read_results(file))):
+        raise SettingsError(f"{file} has no searches")
+    show(results, file.parent)
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises UserError for what would fail after others have been computed for hours."""
+    if arguments.table is not None:
+        read_table(arguments.table)
+    for name in arguments.methods:
+        package = METHODS[name].needs
+        if package and find_spec(package) is None:
+            given = ",".join(n for n in arguments.methods if METHODS[n].needs != package)
+            raise SettingsError(
+                f"{name} needs {package}: pip install {package.replace('_', '-')}, "
+                f"or leave it out: --methods {given}"
+            )
+
+
+def compare(arguments: argparse.Namespace, file: Path) -> int:
+    """Runs the searches that are not done; one that fails is told, and the others go on."""
     bench = STAND_IN if arguments.table is None else bench_of(arguments.table)
     done = {result.key: result.trainings for result in read_results(file)}
     most = arguments.most
@@ -56,17 +88,39 @@ def main() -> int:
         for method in arguments.methods
     }
     wanted = {key: most for key, most in wanted.items() if done.get(key, 0) < most}
-    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
-        running = [pool.submit(run, key, most, arguments.table) for key, most in wanted.items()]
+    code = 0
+    with pool_of(arguments.processes) as pool:
+        running = {
+            pool.submit(run, key, most, arguments.table): key for key, most in wanted.items()
+        }
         for number, each in enumerate(as_completed(running), 1):
+            key = running[each]
+            words = (
+                f"{number} of {len(wanted)}: {key.method}, seed {key.seed}, {key.workers} workers: "
+            )
+            if (error := each.exception()) is not None:
+                traceback.print_exception(error)
+                print(f"{words}failed", flush=True)
+                code = 1
+                continue
             result = each.result()
             append_result(file, result)
-            print(
-                f"{number} of {len(running)}: {result.method}, seed {result.seed}, "
-                f"{result.workers} workers: {result.steps[-1][1]:.2f} after {result.trainings}",
-                flush=True,
-            )
-    return 0
+            print(f"{words}{result.steps[-1][1]:.2f} after {result.trainings}", flush=True)
+    return code
+
+
+@contextmanager
+def pool_of(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Ends what its processes do when it is left. Ctrl-C is for this process alone."""
+    pool = ProcessPoolExecutor(
+        processes, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
+    )
+    try:
+        yield pool
+    finally:
+        for child in active_children():
+            child.terminate()
+        pool.shutdown(cancel_futures=True)
 
 
 def bench_of(table: Path) -> str:

@@ -41,6 +41,7 @@ class Method:
     make: Callable[[Problem, int, int], Jobs]
     most: int = 300  # trainings' worth of epochs that are spent where nothing else is said
     parts: tuple[tuple[Any, str, Any], ...] = ()
+    needs: str = ""  # a module that does not come with gmsearch
 
     @contextmanager
     def jobs(self, problem: Problem, seed: int, trainings: int) -> Iterator[Jobs]:
@@ -150,7 +151,7 @@ METHODS = {
         parts=((strategy, "NUM_SPREAD", math.inf),),
     ),
     "random/asha": Method("random, ASHA on fronts", search("random", "asha")),
-    "tpe": Method("Optuna TPE", search("tpe", "off")),
+    "tpe": Method("Optuna TPE, multivariate", search("tpe", "off")),
     "tpe/asha": Method(
         "Optuna TPE and ASHA on fronts, joined as Ray joins them",
         search("tpe", "asha"),
@@ -159,8 +160,8 @@ METHODS = {
     "nsga2": Method("Optuna NSGA-II", search("nsga2", "off")),
     "gp": Method("Optuna GP", search("gp", "off"), 60),
     "evolution": Method("regularized evolution", search("evolution", "off")),
-    "moasha": Method("Syne Tune MO-ASHA, ranking corrected", moasha(True)),
-    "moasha-shipped": Method("Syne Tune MO-ASHA, as shipped", moasha(False)),
+    "moasha": Method("Syne Tune MO-ASHA, ranking corrected", moasha(True), needs="syne_tune"),
+    "moasha-shipped": Method("Syne Tune MO-ASHA, as shipped", moasha(False), needs="syne_tune"),
 }
 PEERS = (
     "random",

@@ -3,7 +3,7 @@ rule of which go on. Needs `pip install syne-tune`.
 
 Its version 0.16 takes the order of a sort (which trial is first, second, …) for the rank of each
 trial, so that a trial that beats all others is often stopped. `is_corrected` takes the place of
-each trial in the same order instead.
+each trial in the same order instead. Among trials that none beats the order is Syne Tune's in both.
 """
 
 import datetime

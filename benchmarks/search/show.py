@@ -18,6 +18,7 @@ from gmsearch.palette import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, SKY, VERMIL
 MARKS = (10, 20, 40, 60, 100, 200, 300)  # full-training equivalents
 OURS = "gated"
 NUM_RESAMPLES = 4000
+FEWEST = 6  # seeds that have an interval: the range of fewer is not one of 95 %
 WORKERS = 4  # of the tables that compare methods
 LINES = {  # colour and dashes
     OURS: (BLACK, "-"),
@@ -45,8 +46,14 @@ Searches = dict[tuple[str, int], list[Result]]  # by method and workers, in the 
 def show(results: Iterable[Result], folder: Path) -> None:
     """Prints the tables of each bench, and draws its figure."""
     benches: dict[str, dict[tuple, Result]] = defaultdict(dict)
+    gone = set()
     for result in results:
-        benches[result.bench][result.key] = result  # of several, the last
+        if result.method in METHODS:
+            benches[result.bench][result.key] = result  # of several, the last
+        else:
+            gone.add(result.method)
+    if gone:
+        print(f"left out, as there is no such method now: {', '.join(sorted(gone))}\n")
     for bench, found in benches.items():
         searches: Searches = defaultdict(list)
         for key in sorted(found):
@@ -72,7 +79,7 @@ def volumes(searches: Searches) -> list[str]:
 
 
 def ratios(searches: Searches) -> list[str]:
-    """What ours needs for the level of each peer at its end."""
+    """What ours needs for the level of each peer at its end, of seeds that went so far."""
     lines = _head("How many times fewer full trainings ours needs for what a peer has at its end")
     lines += _row("peer", "seeds", "after", "its median", "ours needs", "times fewer")
     lines += _row(*["---"] * 6)
@@ -80,14 +87,18 @@ def ratios(searches: Searches) -> list[str]:
         ours, theirs = _paired(searches, OURS, peer)
         if not theirs:
             continue
-        after = min(result.trainings for result in theirs)
+        after = max(result.trainings for result in theirs)
+        whole = [place for place, result in enumerate(theirs) if result.trainings == after]
+        ours, theirs = ([each[place] for place in whole] for each in (ours, theirs))
         grid = _grid(ours)
         own, level = _curves(ours, grid), _curves(theirs, np.array([float(after)]))
         needs = _needs(own, level, grid, np.arange(len(ours))[None])[0]
         resampled = after / _needs(own, level, grid, _resamples(len(ours)))
         low, high = np.percentile(resampled, (2.5, 97.5))
         told = f"over {grid[-1]:.0f}" if np.isinf(needs) else f"{needs:.0f}"
-        ratio = f"{after / needs:.1f} ({low:.1f} to {high:.1f})"
+        ratio = f"{after / needs:.1f}"
+        if len(ours) >= FEWEST:
+            ratio += f" ({low:.1f} to {high:.1f})"
         lines += _row(METHODS[peer].words, len(ours), after, f"{np.median(level):.2f}", told, ratio)
     return lines
 
@@ -101,7 +112,7 @@ def parts(searches: Searches) -> list[str]:
         ours, without = _paired(searches, OURS, part)
         if ours:
             at = np.array(marks, float)
-            lost = _curves(without, at) - _curves(ours, at)
+            lost = _curves(ours, at) - _curves(without, at)
             cells = [_interval(column, "+.2f") for column in lost.T]
             lines += _row(METHODS[part].words, len(ours), *cells)
     return lines
@@ -259,6 +270,8 @@ def _bounds(values: np.ndarray) -> np.ndarray:
 def _interval(values: np.ndarray, form: str = ".2f") -> str:
     if np.isnan(values).any():
         return ""
+    if len(values) < FEWEST:
+        return f"{np.median(values):{form}}"
     low, high = _bounds(values)
     return f"{np.median(values):{form}} ({low:{form}} to {high:{form}})"
 

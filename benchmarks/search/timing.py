@@ -25,6 +25,7 @@ from methods import METHODS  # noqa: E402
 from problems import BUDGET, NUM_EPOCHS, SPACE, stand_in  # noqa: E402
 from standin import StandIn  # noqa: E402
 
+from gmsearch.cli.flags import natural, whole  # noqa: E402
 from gmsearch.designs import Design, Designs, network_designs  # noqa: E402
 from gmsearch.space_file import read_space  # noqa: E402
 from gmsearch.stopping import rungs_of  # noqa: E402
@@ -38,10 +39,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--known", type=int, nargs="*", default=KNOWN, metavar="N")
-    parser.add_argument("--workers", type=int, default=256, metavar="N", help="0: no second table")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of an epoch")
-    parser.add_argument("--trainings", type=int, default=600, help="whose epochs are spent")
+    parser.add_argument("--known", type=whole, nargs="*", default=KNOWN, metavar="N")
+    parser.add_argument(
+        "--workers", type=natural, default=256, metavar="N", help="0: no second table"
+    )
+    parser.add_argument("--seconds", type=whole, default=20, help="of an epoch")
+    parser.add_argument("--trainings", type=whole, default=600, help="whose epochs are spent")
     arguments = parser.parse_args()
     proposals(arguments.known)
     if arguments.workers:
@@ -102,7 +105,7 @@ def _distinct(designs: Designs, number: int) -> list[Design]:
     return list(found.values())
 
 
-def driver(num_workers: int, seconds: float, trainings: int) -> None:
+def driver(num_workers: int, seconds: int, trainings: int) -> None:
     """Simulates workers and one driver, which answers one of them after the other."""
     problem = stand_in(0)
     queue: list[tuple[float, int, int]] = []  # when a worker has an epoch of a trial
@@ -142,7 +145,7 @@ def driver(num_workers: int, seconds: float, trainings: int) -> None:
                 break  # the search runs out: from here on workers wait for its end
         num_begun = len(jobs.records)
     print(
-        f"{num_workers} workers, epochs of {seconds:g} s, {num_begun:,} networks begun, "
+        f"{num_workers} workers, epochs of {seconds} s, {num_begun:,} networks begun, "
         f"{trainings:,} trainings' worth of epochs: workers idle {waited / (waited + busy):.1%}, "
         f"the driver busy {deciding / clock:.0%} of {clock / 60:.0f} minutes"
     )

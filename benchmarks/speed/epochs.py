@@ -12,7 +12,6 @@ is printed, and in no figure. Each trains some batches in turn; ratios are of th
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -23,7 +22,7 @@ from statistics import median
 from typing import NamedTuple
 
 import torch
-from flags import add_common, check, existing_folder, run, whole
+from flags import add_common, check, existing_folder, run, whole, write_json
 from machine import machine
 from roofline import spread
 from timm.data import create_dataset, create_loader
@@ -190,8 +189,7 @@ def main() -> None:
         for what in arguments.networks:
             row = compare(what, folder, packs[px], size, arguments.rounds, device)
             found["rows"].append(row)
-            if arguments.json:
-                arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+            write_json(arguments.json, found)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,9 +1,10 @@
 """What several benches take on the command line, checked before anything is measured."""
 
 import argparse
+import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -11,21 +12,31 @@ from variants import NUM_CLASSES
 
 from gmsearch.cli.flags import whole
 from gmsearch.errors import SettingsError, UserError
+from gmsearch.files import write_atomically
 from gmsearch.speedups import VARIABLE
 from gmsearch.what import resolve
 from gmsearch.zoo import check_network
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
+def add_common(
+    parser: argparse.ArgumentParser,
+    networks: Sequence[str] = ("gmnet_s1", "gmnet@300M"),
+    rounds: int = 7,
+) -> None:
+    """With these defaults."""
     parser.add_argument(
         "--networks",
         nargs="+",
-        default=["gmnet_s1", "gmnet@300M"],
+        default=networks,
         metavar="WHAT",
-        help="default: gmnet_s1 gmnet@300M",
+        help=f"default: {' '.join(networks)}",
     )
     parser.add_argument(
-        "--rounds", type=whole, default=7, metavar="N", help="turns of each (default: 7)"
+        "--rounds",
+        type=whole,
+        default=rounds,
+        metavar="N",
+        help=f"turns of each (default: {rounds})",
     )
     parser.add_argument("--json", type=writable, metavar="FILE", help="write what is found here")
 
@@ -37,11 +48,18 @@ def existing_folder(text: str) -> Path:
 
 
 def writable(text: str) -> Path:
-    """A file that may be made, or written over."""
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no file in a folder that is there")
-    return path
+    """A file that may be made, or written over: it is opened, and made where it is missing."""
+    try:
+        with Path(text).open("a"):
+            return Path(text)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+
+
+def write_json(file: Path | None, found: object) -> None:
+    """All that is found so far, where there is a file for it."""
+    if file is not None:
+        write_atomically(file, json.dumps(found, indent=2) + "\n")
 
 
 def check(networks: Iterable[str], resolutions: Iterable[int], batch_size: int) -> None:

@@ -55,7 +55,8 @@ def _best(action: Callable[[], object], device: torch.device, repeats: int = 7) 
 def floor(rows: list[LayerCost], batch_size: int, ceilings: Ceilings) -> float:
     """Seconds of a step if every layer, one after the other, reached its ceiling, and then the
     optimizer, with what is known to fuse fused: an activation with the gate that multiplies it, a
-    layer scale with the weights before it.
+    layer scale with the weights before it. All features come from memory: those that a cache still
+    holds may be faster than this.
     """
     seconds = 0.0
     for row in _unfused(rows):

@@ -5,8 +5,10 @@
 For every network, resolution and batch size, a line for each way of training: images per second,
 the ratio to plain fp32 PyTorch (median and range), the most memory that a GPU had at once, or what
 the backward pass keeps of the forward pass on a CPU, the share of the roofline (`roofline.py`), how
-far logits and gradients are from those in float64 (`variants.Errors`: of parameters the median and
-the largest), and what ours gains by a part beside what was predicted. On a CPU with one thread, as
+far logits and gradients of such a step are from those in float64 (`variants.Errors`: of parameters
+the median and the largest), and what ours gains by a part beside what was predicted; gains hang on
+each other, and do not multiply. All ways keep memory from step to step (`gmsearch.process`), which
+plain PyTorch by itself does not. On a CPU with one thread, as
 a worker of a search has it, the ways taking turns step by step; on a GPU where there is one, one
 way after the other, since the graphs of all together would not fit its memory: ratios there are of
 rounds that are not paired. With images in ImageNet layout, under each of these stands what all of
@@ -14,7 +16,6 @@ training does with them, beside timm's loop (`epochs.py`).
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +27,7 @@ from typing import Any, NamedTuple
 import epochs
 import roofline
 import torch
-from flags import add_common, check, existing_folder, run, whole
+from flags import add_common, check, existing_folder, run, whole, write_json
 from kinds import by_kind
 from machine import machine
 from variants import (
@@ -35,11 +36,12 @@ from variants import (
     PLAIN,
     PREDICTED,
     STOCK,
-    Errors,
     Training,
     Variant,
     errors_of,
+    exact_of,
     has_bf16,
+    num_compared,
     variants,
 )
 
@@ -57,7 +59,6 @@ class Measured(NamedTuple):
 
     seconds: list[float]  # of a step, turn by turn
     memory: int  # bytes
-    errors: Errors
 
 
 def main() -> None:
@@ -82,23 +83,15 @@ def measure_all(
     )
     about = machine(device)
     print(", ".join(f"{name} {value}" for name, value in about.items()))
-    dtypes = [torch.float32] + [torch.bfloat16] * has_bf16(device)
-    ceilings = {dtype: roofline.measure(device, dtype) for dtype in dtypes}
-    for dtype, each in ceilings.items():
-        print(f"{dtype}: {each.operations / 1e9:,.0f} GFLOP/s, {each.bytes / 1e9:,.1f} GB/s")
-    about["ceilings"] = {
-        str(dtype).removeprefix("torch."): asdict(each) for dtype, each in ceilings.items()
-    }
     images, rounds = arguments.images, arguments.rounds
     found: dict[str, Any] = {"machine": about, "rounds": rounds, "rows": [], "epochs": []}
     for what, (px, sizes) in product(arguments.networks, arguments.batch_sizes.items()):
         for size in sizes:
-            found["rows"] += compare(what, px, size, device, arguments, ceilings)
+            found["rows"] += compare(what, px, size, device, arguments)
             if images:
                 row = epochs.compare(what, images, packs[px], size, rounds, device)
                 found["epochs"].append(row)
-            if arguments.json:
-                arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+            write_json(arguments.json, found)
 
 
 def compare(
@@ -107,28 +100,39 @@ def compare(
     batch_size: int,
     device: torch.device,
     arguments: argparse.Namespace,
-    ceilings: dict[torch.dtype, roofline.Ceilings],
 ) -> list[dict[str, Any]]:
     """Prints and returns a line for each way of training."""
 
-    def make(way: Variant) -> Training:
-        return Training(resolve(what), way, resolution, batch_size, str(device))
+    def make(way: Variant, count: int = batch_size) -> Training:
+        return Training(resolve(what), way, resolution, count, str(device))
 
     ways = variants(device)
     if not arguments.compile:
         ways.pop("+ compile", None)
+    few = num_compared(resolution, batch_size)
+    exact = exact_of(make(ways[PLAIN], few))
+    errors = {name: errors_of(make(way, few), exact) for name, way in ways.items()}
+    del exact
+    dtypes = [torch.float32] + [torch.bfloat16] * has_bf16(device)
+    # For each case anew: what else the machine does changes.
+    ceilings = {dtype: roofline.measure(device, dtype) for dtype in dtypes}
     measure = one_by_one if device.type == "cuda" else in_turn
     found = measure({name: (make, way) for name, way in ways.items()}, arguments.rounds)
     ledger = ledger_of(resolve(what), resolution=resolution, num_classes=NUM_CLASSES)
-    print(f"\n{what} at {resolution} px, batch of {batch_size}")
+    print(
+        f"\n{what} at {resolution} px, batch of {batch_size}"
+        + f", errors of {few} images" * (few < batch_size)
+    )
+    for dtype, each in ceilings.items():
+        print(f"{dtype}: {each.operations / 1e9:,.0f} GFLOP/s, {each.bytes / 1e9:,.1f} GB/s")
     print(
         f"{'':26}{'images/s':>9}{'to plain':>22}{'memory':>10}{'roofline':>10}{'logits':>10}"
         f"{'gradients':>11}{'largest':>10}{'gains':>22} (predicted)"
     )
     predicted = PREDICTED[device.type]
     rows = []
-    for name, each in found.items():
-        ratios = [a / b for a, b in zip(found[PLAIN].seconds, each.seconds, strict=True)]
+    for name, took in found.items():
+        ratios = [a / b for a, b in zip(found[PLAIN].seconds, took.seconds, strict=True)]
         dtype = torch.bfloat16 if ways[name].precision == "bf16" else torch.float32
         best = roofline.floor(ledger, batch_size, ceilings[dtype])
         row: dict[str, Any] = {
@@ -136,25 +140,28 @@ def compare(
             "resolution": resolution,
             "batch_size": batch_size,
             "way": name,
-            "images_per_second": batch_size / median(each.seconds),
+            "images_per_second": batch_size / median(took.seconds),
             "ratios": ratios,
-            "bytes": each.memory,
-            "roofline_share": best / median(each.seconds),
-            "logits_error": each.errors.logits,
-            "gradient_error": each.errors.median,
-            "largest_gradient_error": each.errors.largest,
+            "bytes": took.memory,
+            "ceilings": asdict(ceilings[dtype]),
+            "roofline_share": best / median(took.seconds),
+            "images_compared": few,
+            "logits_error": errors[name].logits,
+            "gradient_error": errors[name].median,
+            "largest_gradient_error": errors[name].largest,
         }
         rows.append(row)
         part = name.removeprefix("- ")
         gain = ""
         if part != name:  # what ours gains by it
-            gains = [a / b for a, b in zip(each.seconds, found[OURS].seconds, strict=True)]
+            gains = [a / b for a, b in zip(took.seconds, found[OURS].seconds, strict=True)]
             row["gains"] = gains
             gain = f"{roofline.spread(gains):>22} ({predicted.get(part, 'none')})"
         print(
             f"{name:26}{row['images_per_second']:>9,.0f}{roofline.spread(ratios):>22}"
-            f"{each.memory / 1e6:>7,.0f} MB{100 * row['roofline_share']:>8.0f} %"
-            f"{each.errors.logits:>10.1e}{each.errors.median:>11.1e}{each.errors.largest:>10.1e}{gain}",
+            f"{took.memory / 1e6:>7,.0f} MB{100 * row['roofline_share']:>8.0f} %"
+            f"{errors[name].logits:>10.1e}{errors[name].median:>11.1e}{errors[name].largest:>10.1e}"
+            f"{gain}",
             flush=True,
         )
     for name in [PLAIN, STOCK, OURS]:
@@ -170,7 +177,6 @@ def compare(
 def in_turn(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
     """All ways, step by step."""
     trainings = {name: make(way) for name, (make, way) in ways.items()}
-    errors = {name: errors_of(training) for name, training in trainings.items()}
     kept = {name: training.saved_bytes() for name, training in trainings.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(-1, rounds):  # the first warms up
@@ -179,7 +185,7 @@ def in_turn(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
             training.step()
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - began)
-    return {name: Measured(seconds[name], kept[name], errors[name]) for name in ways}
+    return {name: Measured(seconds[name], kept[name]) for name in ways}
 
 
 def one_by_one(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
@@ -187,8 +193,6 @@ def one_by_one(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
     found = {}
     for name, (make, way) in ways.items():
         training = make(way)
-        errors = errors_of(training)
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         seconds = []
         for turn in range(-1, rounds):  # the first warms up, and captures
@@ -199,7 +203,7 @@ def one_by_one(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
             torch.cuda.synchronize()
             if turn >= 0:
                 seconds.append((time.perf_counter() - began) / STEPS)
-        found[name] = Measured(seconds, torch.cuda.max_memory_allocated(), errors)
+        found[name] = Measured(seconds, torch.cuda.max_memory_allocated())
         del training
         torch.cuda.empty_cache()
     return found

@@ -8,14 +8,16 @@ turns without NVIDIA's MPS; with its daemon (`nvidia-cuda-mps-control -d`) kerne
 """
 
 import argparse
-import json
 import time
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from statistics import median
-from typing import Any
+from threading import Barrier
+from typing import Any, NamedTuple
 
 import torch
+from flags import add_common, check, run, whole, write_json
+from machine import machine
 from roofline import spread
 from variants import OURS, Training, variants
 
@@ -23,58 +25,68 @@ from gmsearch.process import prepare
 from gmsearch.what import resolve
 
 
+class Way(NamedTuple):
+    """How many processes train, with how many threads each."""
+
+    processes: int
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.processes}x{self.threads}"
+
+
+ON_CPU = [Way(1, 1), Way(1, 2), Way(2, 1)]
+ON_GPU = [Way(1, 1), Way(2, 1), Way(4, 1), Way(8, 1)]
+
+
 def main() -> None:
     arguments = parse_arguments()
-    on_gpu = torch.cuda.is_available()
-    ways = arguments.ways or (["1x1", "2x1", "4x1", "8x1"] if on_gpu else ["1x1", "1x2", "2x1"])
-    found = []
+    check(arguments.networks, [arguments.resolution], arguments.batch_size)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ways = arguments.ways or (ON_GPU if device.type == "cuda" else ON_CPU)
+    found: dict[str, Any] = {"machine": machine(device), "rows": []}
     for what in arguments.networks:
-        rates: dict[str, list[float]] = {way: [] for way in ways}
+        rates: dict[Way, list[float]] = {way: [] for way in ways}
         for way in ways * arguments.rounds:
-            rates[way].append(together(what, *map(int, way.split("x")), arguments))
+            rates[way].append(together(what, way, arguments))
         for way, each in rates.items():
             ratios = [rate / first for rate, first in zip(each, rates[ways[0]], strict=True)]
             words = f"{median(each):>10,.0f} images/s, {spread(ratios)} of {ways[0]}"
-            print(f"{what}: {way:5} {words}", flush=True)
-            found.append({"network": what, "way": way, "images_per_second": each})
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n")
+            print(f"{what}: {way!s:5} {words}", flush=True)
+            row = {"network": what, "way": str(way), "images_per_second": each}
+            found["rows"].append(row)
+        write_json(arguments.json, found)
 
 
-def together(what: str, count: int, threads: int, arguments: argparse.Namespace) -> float:
+def together(what: str, way: Way, arguments: argparse.Namespace) -> float:
+    """Images per second of all processes."""
     context = get_context("spawn")
-    barrier, rates = context.Barrier(count), context.Queue()
-    settings = what, threads, arguments.resolution, arguments.batch_size, arguments.seconds
-    workers = [
-        context.Process(target=_train, args=(*settings, barrier, rates)) for _ in range(count)
-    ]
-    for worker in workers:
-        worker.start()
-    total = sum(rates.get(timeout=120) for _ in workers)
-    for worker in workers:
-        worker.join()
-    return total
+    settings = what, way.threads, arguments.resolution, arguments.batch_size, arguments.seconds
+    with context.Manager() as manager, ProcessPoolExecutor(way.processes, context) as pool:
+        barrier = manager.Barrier(way.processes)
+        rates = [pool.submit(_train, *settings, barrier) for _ in range(way.processes)]
+        return sum(rate.result() for rate in rates)
 
 
 def _train(
-    what: str,
-    threads: int,
-    resolution: int,
-    batch_size: int,
-    seconds: float,
-    barrier: Any,
-    rates: Any,
-) -> None:
-    prepare(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = Training(resolve(what), variants(device)[OURS], resolution, batch_size, device.type)
-    _steps(training)
-    barrier.wait()
-    began, steps = time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        steps += _steps(training)
-    rates.put(steps * batch_size / (time.perf_counter() - began))
-    barrier.wait()
+    what: str, threads: int, resolution: int, batch_size: int, seconds: int, barrier: Barrier
+) -> float:
+    try:
+        prepare(threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        ours = variants(device)[OURS]
+        training = Training(resolve(what), ours, resolution, batch_size, device.type)
+        _steps(training)
+        barrier.wait()
+        began, steps = time.perf_counter(), 0
+        while time.perf_counter() - began < seconds:
+            steps += _steps(training)
+        rate = steps * batch_size / (time.perf_counter() - began)
+        barrier.wait()
+        return rate
+    except BaseException:
+        barrier.abort()  # nobody waits for this one
+        raise
 
 
 def _steps(training: Training) -> int:
@@ -89,17 +101,22 @@ def _steps(training: Training) -> int:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_common(parser, networks=("gmnet@60M", "gmnet@300M"), rounds=1)
     parser.add_argument(
-        "--networks", nargs="+", default=["gmnet@60M", "gmnet@300M"], metavar="WHAT"
+        "--ways", type=_way, nargs="+", metavar="NxT", help="processes x threads of each"
     )
-    parser.add_argument("--ways", nargs="+", metavar="NxT", help="processes x threads")
-    parser.add_argument("--resolution", type=int, default=64, metavar="PX")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N")
-    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="of each way")
-    parser.add_argument("--rounds", type=int, default=1, metavar="N", help="of all ways in turn")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--resolution", type=whole, default=64, metavar="PX", help="default: 64")
+    parser.add_argument("--batch-size", type=whole, default=64, metavar="N", help="default: 64")
+    parser.add_argument(
+        "--seconds", type=whole, default=2, metavar="S", help="of each way (default: 2)"
+    )
     return parser.parse_args()
 
 
+def _way(text: str) -> Way:
+    processes, _, threads = text.partition("x")
+    return Way(whole(processes), whole(threads))
+
+
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from gmsearch.network import Network
 from gmsearch.pointwise import PointwiseConv2d, StridedPointwise
 from gmsearch.recipe import Recipe
 from gmsearch.speedups import SPEEDUPS, VARIABLE
-from gmsearch.step import make_step
+from gmsearch.step import WARM_UP, make_step
 from gmsearch.zoo import build_network
 
 NUM_CLASSES = 100
@@ -110,13 +111,13 @@ class Training:
         if variant.compiled:
             model.compile()
         with switched_off(variant.off):
-            recipe = Recipe(precision=variant.precision, label_smoothing=0.0)
-            self._take_step = make_step(Crew(model, ALONE), optimizer, recipe)
+            self.recipe = Recipe(precision=variant.precision, label_smoothing=0.0)
+            self._take_step = make_step(Crew(model, ALONE), optimizer, self.recipe)
 
-    def step(self) -> None:
+    def step(self, learning_rate: float = LEARNING_RATE) -> None:
         """What the training loop does for a batch, without feeding; a GPU goes on by itself."""
         with switched_off(self.variant.off):
-            self._take_step([(self.images, self.targets)], LEARNING_RATE)
+            self._take_step([(self.images, self.targets)], learning_rate)
 
     def logits(self, images: Tensor) -> Tensor:
         narrow = self.variant.precision == "bf16"
@@ -125,10 +126,7 @@ class Training:
             torch.autocast(images.device.type, torch.bfloat16, enabled=narrow),
         ):
             logits = self.model(images)
-        return logits if logits.dtype == torch.float64 else logits.float()
-
-    def loss(self, logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits, self.targets[: len(logits)])
+        return logits.float()
 
     def saved_bytes(self) -> int:
         """What the backward pass keeps of the forward pass, each storage once, no parameters."""
@@ -143,11 +141,11 @@ class Training:
 
         hooks: AbstractContextManager = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
         with hooks:
-            self.loss(self.logits(self.images))
+            F.cross_entropy(self.logits(self.images), self.targets)
         return sum(kept.values())
 
 
-FEW = 32  # images, of which logits and gradients are compared
+MOST_PIXELS = 1 << 20  # of the images of which errors are told: float64 takes memory
 SILENT = 1e-5
 
 
@@ -158,14 +156,24 @@ def without_ours(model: nn.Module) -> None:
             module.__class__ = nn.Conv2d
 
 
-class Errors(NamedTuple):
-    """Norms of the difference from float64, as shares of the norm: of the logits, and of gradients
-    parameter by parameter, the median and the largest.
+class Exact(NamedTuple):
+    """Of a network in float64, with torch's own operators."""
 
-    Left out are parameters whose exact gradient is 0 but for rounding, as of a bias before a batch
-    norm: the root mean square of its elements is below SILENT of the largest of any parameter. A
-    gradient that is missing counts as 0. A feature within rounding of a kink of the activation may
-    go to its other side: the largest is then 1e-4 to 1e-2 in fp32, where the median stays.
+    logits: Tensor
+    gradients: dict[str, Tensor]  # flat, by parameter
+
+
+class Errors(NamedTuple):
+    """Of one step: norms of the difference from float64, as shares of the norm. Of the logits that
+    the network then has in evaluation, so of its statistics too, and of the gradients that the step
+    leaves, clipped, parameter by parameter, the median and the largest.
+
+    A parameter is silent where its exact gradient is 0 but for rounding, as that of a bias before a
+    batch norm: the root mean square of its elements is below SILENT of the largest of any. The
+    median is without these; to the largest they add what they have, as a share of that largest root
+    mean square. A gradient that is missing counts as 0. A feature within rounding of a kink of the
+    activation may go to its other side: the largest is then 1e-4 to 1e-2 in fp32, where the median
+    stays.
     """
 
     logits: float
@@ -173,23 +181,51 @@ class Errors(NamedTuple):
     largest: float
 
 
-def errors_of(training: Training) -> Errors:
-    """How far a fresh training, but for its layer scales, is from the same network in float64 with
-    torch's own operators.
+def num_compared(resolution: int, batch_size: int) -> int:
+    """The images of which errors are told."""
+    return min(batch_size, max(1, MOST_PIXELS // resolution**2))
+
+
+def exact_of(training: Training) -> Exact:
+    """A step of a training that is left as it was, but in float64 with torch's own operators, and
+    with layer scales that are grown.
     """
     with grown(training.model):
-        exact = Training.__new__(Training)
-        exact.model = copy.deepcopy(training.model).double()
-        without_ours(exact.model)
-        use_algebra(exact.model, on=False)
-        exact.images, exact.targets = training.images.double(), training.targets
-        exact.variant = replace(training.variant, precision="fp32", off=SPEEDUPS)
-        (logits, ours), (exact_logits, theirs) = map(_logits_and_gradients, (training, exact))
-    sizes = {name: float(gradient.square().mean().sqrt()) for name, gradient in theirs.items()}
-    loud = [name for name, size in sizes.items() if size > SILENT * max(sizes.values())]
+        model = copy.deepcopy(training.model).double()
+    without_ours(model)
+    use_algebra(model, on=False)
+    images = training.images.double()
+    F.cross_entropy(model(images), training.targets).backward()
+    if training.recipe.clip_grad:
+        nn.utils.clip_grad_norm_(model.parameters(), training.recipe.clip_grad)
+    gradients = {name: _flat(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    with torch.no_grad():
+        return Exact(model.eval()(images), gradients)
+
+
+def errors_of(training: Training, exact: Exact) -> Errors:
+    """Of a fresh training, whose statistics are other ones thereafter."""
+    with grown(training.model):
+        training.step(learning_rate=0.0)
+        with torch.no_grad():
+            training.model.eval()
+            logits = training.logits(training.images).double()
+            training.model.train()
+        for _ in range(WARM_UP * training.images.is_cuda):  # until it is the graph that steps
+            training.step(learning_rate=0.0)
+    named = training.model.named_parameters()
+    found = {name: _flat(p.grad) for name, p in named if p.grad is not None}
+    sizes = {name: float(g.square().mean().sqrt()) for name, g in exact.gradients.items()}
+    most = max(sizes.values())
     silence = torch.zeros((), dtype=torch.float64, device=logits.device)
-    errors = torch.tensor([_difference(ours.get(name, silence), theirs[name]) for name in loud])
-    return Errors(_difference(logits, exact_logits), float(errors.median()), float(errors.max()))
+    loud, silent = [], []
+    for name, wanted in exact.gradients.items():
+        mine = found.get(name, silence)
+        if sizes[name] > SILENT * most:
+            loud.append(_difference(mine, wanted))
+        else:
+            silent.append(float(mine.square().mean().sqrt()) / most)
+    return Errors(_difference(logits, exact.logits), median(loud), max(loud + silent))
 
 
 @contextmanager
@@ -215,11 +251,5 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
-def _logits_and_gradients(training: Training) -> tuple[Tensor, dict[str, Tensor]]:
-    """In float64, gradients by parameter; those that are spared have none."""
-    training.model.zero_grad(set_to_none=True)
-    logits = training.logits(training.images[:FEW])
-    training.loss(logits).backward()
-    named = training.model.named_parameters()
-    gradients = {name: p.grad.double().flatten() for name, p in named if p.grad is not None}
-    return logits.detach().double(), gradients
+def _flat(gradient: Tensor) -> Tensor:
+    return gradient.double().flatten()

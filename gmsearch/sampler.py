@@ -155,9 +155,9 @@ class BudgetSampler(WholeSampler):
     ones.
 
     A proposal over the budget is taken into it; where a proposal is a repeat or not allowed, it is
-    asked again, and then the nearest design that is new is taken, or a random one where there are
-    too many to list. What is proposed depends on the seed and the stored trials alone, so a resumed
-    search goes on as it would have.
+    asked again, and then one of the nearest designs that are new is taken, or a random one where
+    there are too many to list. What is proposed depends on the seed and the stored trials alone, so
+    a resumed search goes on as it would have.
     """
 
     def __init__(self, name: str, designs: Designs, num_epochs: int, seed: int) -> None:
@@ -208,18 +208,21 @@ class BudgetSampler(WholeSampler):
             design = self._designs.completed(wanted, rng)
             if design is not None and design.known.id not in seen:
                 return design.picks
-        found = self._nearest(wanted, seen) or self.fresh(study)
+        found = self._nearest(wanted, seen, rng) or self.fresh(study)
         if found is None:
             raise RuntimeError("no network within the budget is left")
         return found.picks
 
-    def _nearest(self, picks: Picks, seen: set[Any]) -> Design | None:
-        """The design, not seen yet, that differs in the fewest choices; None without picks, or
-        where there are too many to list.
+    def _nearest(self, picks: Picks, seen: set[Any], rng: np.random.Generator) -> Design | None:
+        """The design, not seen yet, that differs in the fewest choices, of several a random one;
+        None without picks, or where there are too many to list.
         """
         listed = self._designs.listed() if picks else ()
-        new = (design for design in listed if design.known.id not in seen)
-        return min(new, key=lambda d: sum(d.picks[n] != picks[n] for n in picks), default=None)
+        new = [design for design in listed if design.known.id not in seen]
+        if not new:
+            return None
+        distances = np.array([sum(d.picks[n] != picks[n] for n in picks) for d in new])
+        return new[int(rng.choice(np.flatnonzero(distances == distances.min())))]
 
 
 def _ids(study: Study) -> set[Any]:

@@ -70,10 +70,9 @@ def check(arguments: argparse.Namespace) -> None:
     for name in arguments.methods:
         package = METHODS[name].needs
         if package and find_spec(package) is None:
-            given = ",".join(n for n in arguments.methods if METHODS[n].needs != package)
             raise SettingsError(
                 f"{name} needs {package}: pip install {package.replace('_', '-')}, "
-                f"or leave it out: --methods {given}"
+                "or name others with --methods"
             )
 
 

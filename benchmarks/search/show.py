@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from contest import Result
+from contest import Key, Result
 from methods import METHODS, PARTS, PEERS
 
 from gmsearch.figure_file import add_legend, new_figure, write_png
@@ -45,7 +45,7 @@ Searches = dict[tuple[str, int], list[Result]]  # by method and workers, in the 
 
 def show(results: Iterable[Result], folder: Path) -> None:
     """Prints the tables of each bench, and draws its figure."""
-    benches: dict[str, dict[tuple, Result]] = defaultdict(dict)
+    benches: dict[str, dict[Key, Result]] = defaultdict(dict)
     gone = set()
     for result in results:
         if result.method in METHODS:

@@ -3,10 +3,11 @@
     python benchmarks/speed/epochs.py FOLDER [--networks WHAT ...] [--resolution PX] [--json FILE]
 
 FOLDER has images in ImageNet layout. timm's side is what `train.py` of its repository does with
-`--model gmnet… --opt adamw --smoothing 0.1 --clip-grad 1`, with and without `--channels-last`: its
-loader, its transform (resized crops, flips, no RandAugment), its loss, optimizer and loop; the
-network has torch's own convolutions. On a GPU it has `--amp --amp-dtype bfloat16` too, its
-prefetcher, and a worker for each core. It reads and decodes the files in every epoch. Ours is the
+`--model gmnet… --opt adamw --smoothing 0.1 --clip-grad 1 --color-jitter 0`, with and without
+`--channels-last`: its loader and prefetcher, its transform (resized crops, flips, no RandAugment),
+its loss, optimizer and loop; the network has torch's own convolutions. On a CPU it has
+`--workers 0`, as ours has one core too, on a GPU a worker for each core, and
+`--amp --amp-dtype bfloat16`. It reads and decodes the files in every epoch. Ours is the
 loop of a search trial on a pack of FOLDER, which is made once for all trials: the time that takes
 is printed, and in no figure. Each trains some batches in turn; ratios are of the same round.
 """
@@ -61,8 +62,8 @@ def timms(
         batch_size,
         is_training=True,
         color_jitter=0.0,
+        interpolation="random",
         num_workers=(os.cpu_count() or 1) if on_gpu else 0,
-        use_prefetcher=on_gpu,
         pin_memory=on_gpu,
         persistent_workers=on_gpu,
         device=device,

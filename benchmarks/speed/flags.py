@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from variants import NUM_CLASSES
 
@@ -48,10 +49,13 @@ def existing_folder(text: str) -> Path:
 
 
 def writable(text: str) -> Path:
-    """A file that may be made, or written over: it is opened, and made where it is missing."""
+    """A file that may be made, or replaced. Nothing is made yet; a link is followed."""
+    file = Path(text).resolve()
+    if file.exists() and not file.is_file():
+        raise argparse.ArgumentTypeError(f"{text} is there, and no plain file")
     try:
-        with Path(text).open("a"):
-            return Path(text)
+        with TemporaryFile(dir=file.parent):
+            return file
     except OSError as error:
         raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
 
@@ -73,9 +77,12 @@ def check(networks: Iterable[str], resolutions: Iterable[int], batch_size: int) 
 
 
 def run(main: Callable[[], None]) -> None:
-    """A mistake of the user is one line, and exit code 2."""
+    """A mistake of the user is one line, and exit code 2; Ctrl-C is 130."""
     try:
         main()
     except UserError as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)

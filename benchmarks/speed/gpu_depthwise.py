@@ -168,7 +168,7 @@ def told(tiling: dict[str, int]) -> str:
 
 def spread(cases: list[Any], processes: int) -> list[list[Any]]:
     """The tilings to compile, each once, in turn for each process."""
-    found = {}
+    found: dict[Any, Any] = {}
     for kernel, (channels, side) in cases:
         x = torch.empty((256, channels, side, side), dtype=torch.bfloat16, device="meta")
         from gmsearch.fused_depthwise import tiling_of

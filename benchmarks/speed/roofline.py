@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -13,6 +14,7 @@ from gmsearch.cost import LayerCost
 # gradient of the next layer, and its own gradient written and read.
 TRANSFERS = 5
 OPERATIONS = 6  # of a MAC: two forward, and twice as many for the gradients of input and weight
+OF_IMAGES = 4  # of the first layer, as nobody asks for a gradient of images
 # Bytes of a parameter in a step of AdamW in fp32: weight, gradient and two moments are read, weight
 # and moments written.
 OPTIMIZER = 7 * 4
@@ -23,25 +25,33 @@ class Ceilings:
     """Of one device, with the threads that torch has now."""
 
     operations: float  # of a matrix product, per second
-    bytes: float  # read or written by a copy, per second
+    bytes: float  # read or written by a copy or a product in place, per second
     bytes_of_element: int
 
 
 def measure(device: torch.device, dtype: torch.dtype) -> Ceilings:
-    """The best of some repeats: a product of large matrices, a copy that no cache holds."""
+    """The best of some repeats: matrix products, the smaller of which fit between turns of other
+    jobs; and passes over what no cache holds, a copy and a product in place, since a machine may
+    read what a copy writes over.
+    """
     on_gpu = device.type == "cuda"
-    side, elements = (8192, 1 << 29) if on_gpu else (1536, 1 << 26)
-    a = torch.randn(side, side, device=device, dtype=dtype)
+    sides, elements = ([8192], 1 << 29) if on_gpu else ([512, 1536], 1 << 26)
+    operations = 0.0
+    for side in sides:
+        a = torch.randn(side, side, device=device, dtype=dtype)
+        product = torch.empty_like(a)
+        seconds = _best(partial(torch.matmul, a, a, out=product), device)
+        operations = max(operations, 2 * side**3 / seconds)
     source = torch.zeros(elements, device=device, dtype=dtype)
     target = torch.empty_like(source)
-    product = torch.empty_like(a)
-    best_product = _best(lambda: torch.matmul(a, a, out=product), device)
-    best_copy = _best(lambda: target.copy_(source), device)
+    seconds = min(
+        _best(lambda: target.copy_(source), device), _best(lambda: source.mul_(1.0), device)
+    )
     width = source.element_size()
-    return Ceilings(2 * side**3 / best_product, 2 * width * elements / best_copy, width)
+    return Ceilings(operations, 2 * width * elements / seconds, width)
 
 
-def _best(action: Callable[[], object], device: torch.device, repeats: int = 7) -> float:
+def _best(action: Callable[[], object], device: torch.device, repeats: int = 15) -> float:
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -59,8 +69,8 @@ def floor(rows: list[LayerCost], batch_size: int, ceilings: Ceilings) -> float:
     holds may be faster than this.
     """
     seconds = 0.0
-    for row in _unfused(rows):
-        arithmetic = OPERATIONS * row.macs / ceilings.operations
+    for number, row in enumerate(_unfused(rows)):
+        arithmetic = (OPERATIONS if number else OF_IMAGES) * row.macs / ceilings.operations
         memory = TRANSFERS * row.activations * ceilings.bytes_of_element / ceilings.bytes
         seconds += max(arithmetic, memory)
     update = OPTIMIZER * sum(row.params for row in rows) / ceilings.bytes

@@ -3,16 +3,16 @@
     python benchmarks/speed/steps.py [--images FOLDER] [--networks WHAT ...] [--resolutions PX ...]
 
 For every network, resolution and batch size, a line for each way of training: images per second,
-the ratio to plain fp32 PyTorch (median and range), the most memory that a GPU had at once, or what
-the backward pass keeps of the forward pass on a CPU, the share of the roofline (`roofline.py`), how
-far logits and gradients of such a step are from those in float64 (`variants.Errors`: of parameters
-the median and the largest), and what ours gains by a part beside what was predicted; gains hang on
-each other, and do not multiply. All ways keep memory from step to step (`gmsearch.process`), which
-plain PyTorch by itself does not. On a CPU with one thread, as
-a worker of a search has it, the ways taking turns step by step; on a GPU where there is one, one
-way after the other, since the graphs of all together would not fit its memory: ratios there are of
-rounds that are not paired. With images in ImageNet layout, under each of these stands what all of
-training does with them, beside timm's loop (`epochs.py`).
+the ratio to plain fp32 PyTorch (median and range), the most memory that it had at once (on a CPU
+without weights and moments, `kinds.peak_bytes`), the share of the roofline (`roofline.py`), how far
+outputs, gradients and updates of such steps are from those in float64 (`variants.Errors`: of the
+gradients of parameters the median and the largest), and what ours gains by a part beside what was
+predicted; gains hang on each other, and do not multiply. All ways keep memory from step to step
+(`gmsearch.process`), which plain PyTorch by itself does not. On a CPU with one thread, as a worker
+of a search has it, the ways taking turns step by step; on a GPU where there is one, one way after
+the other, since the graphs of all together would not fit its memory: ratios there are of rounds
+that are not paired. With images in ImageNet layout, under each of these stands what all of training
+does with them, beside timm's loop (`epochs.py`).
 """
 
 import argparse
@@ -28,7 +28,7 @@ import epochs
 import roofline
 import torch
 from flags import add_common, check, existing_folder, run, whole, write_json
-from kinds import by_kind
+from kinds import by_kind, peak_bytes
 from machine import machine
 from variants import (
     NUM_CLASSES,
@@ -126,8 +126,8 @@ def compare(
     for dtype, each in ceilings.items():
         print(f"{dtype}: {each.operations / 1e9:,.0f} GFLOP/s, {each.bytes / 1e9:,.1f} GB/s")
     print(
-        f"{'':26}{'images/s':>9}{'to plain':>22}{'memory':>10}{'roofline':>10}{'logits':>10}"
-        f"{'gradients':>11}{'largest':>10}{'gains':>22} (predicted)"
+        f"{'':26}{'images/s':>9}{'to plain':>22}{'memory':>10}{'roofline':>10}{'outputs':>10}"
+        f"{'gradients':>11}{'largest':>10}{'updates':>10}{'gains':>22} (predicted)"
     )
     predicted = PREDICTED[device.type]
     rows = []
@@ -146,9 +146,10 @@ def compare(
             "ceilings": asdict(ceilings[dtype]),
             "roofline_share": best / median(took.seconds),
             "images_compared": few,
-            "logits_error": errors[name].logits,
+            "outputs_error": errors[name].outputs,
             "gradient_error": errors[name].median,
             "largest_gradient_error": errors[name].largest,
+            "updates_error": errors[name].updates,
         }
         rows.append(row)
         part = name.removeprefix("- ")
@@ -160,8 +161,8 @@ def compare(
         print(
             f"{name:26}{row['images_per_second']:>9,.0f}{roofline.spread(ratios):>22}"
             f"{took.memory / 1e6:>7,.0f} MB{100 * row['roofline_share']:>8.0f} %"
-            f"{errors[name].logits:>10.1e}{errors[name].median:>11.1e}{errors[name].largest:>10.1e}"
-            f"{gain}",
+            f"{errors[name].outputs:>10.1e}{errors[name].median:>11.1e}{errors[name].largest:>10.1e}"
+            f"{errors[name].updates:>10.1e}{gain}",
             flush=True,
         )
     for name in [PLAIN, STOCK, OURS]:
@@ -177,7 +178,7 @@ def compare(
 def in_turn(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
     """All ways, step by step."""
     trainings = {name: make(way) for name, (make, way) in ways.items()}
-    kept = {name: training.saved_bytes() for name, training in trainings.items()}
+    most = {name: peak_bytes(training) for name, training in trainings.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(-1, rounds):  # the first warms up
         for name, training in trainings.items():
@@ -185,7 +186,7 @@ def in_turn(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:
             training.step()
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - began)
-    return {name: Measured(seconds[name], kept[name]) for name in ways}
+    return {name: Measured(seconds[name], most[name]) for name in ways}
 
 
 def one_by_one(ways: dict[str, Any], rounds: int) -> dict[str, Measured]:

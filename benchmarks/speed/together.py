@@ -114,7 +114,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def _way(text: str) -> Way:
-    processes, _, threads = text.partition("x")
+    processes, by, threads = text.partition("x")
+    if not by:
+        raise argparse.ArgumentTypeError(f"{text} is not processes x threads, such as 2x1")
     return Way(whole(processes), whole(threads))
 
 

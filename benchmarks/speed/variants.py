@@ -3,7 +3,7 @@
 import copy
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from gmsearch.crew import Crew
 from gmsearch.depthwise import DepthwiseConv2d
 from gmsearch.feeding import ALONE
 from gmsearch.network import Network
-from gmsearch.pointwise import PointwiseConv2d, StridedPointwise
+from gmsearch.pointwise import PointwiseConv2d
 from gmsearch.recipe import Recipe
 from gmsearch.speedups import SPEEDUPS, VARIABLE
 from gmsearch.step import WARM_UP, make_step
@@ -111,13 +111,20 @@ class Training:
         if variant.compiled:
             model.compile()
         with switched_off(variant.off):
-            self.recipe = Recipe(precision=variant.precision, label_smoothing=0.0)
+            self.recipe = Recipe(precision=variant.precision)
             self._take_step = make_step(Crew(model, ALONE), optimizer, self.recipe)
 
-    def step(self, learning_rate: float = LEARNING_RATE) -> None:
-        """What the training loop does for a batch, without feeding; a GPU goes on by itself."""
+    def step(self, learning_rate: float = LEARNING_RATE, *, other: bool = False) -> Tensor:
+        """What the training loop does for a batch, or another one, without feeding; a GPU goes on
+        by itself. The loss.
+        """
+        batch = self.other() if other else (self.images, self.targets)
         with switched_off(self.variant.off):
-            self._take_step([(self.images, self.targets)], learning_rate)
+            return self._take_step([batch], learning_rate)
+
+    def other(self) -> tuple[Tensor, Tensor]:
+        """A batch of mirrored images, with each other's targets."""
+        return self.images.flip(3), self.targets.flip(0)
 
     def logits(self, images: Tensor) -> Tensor:
         narrow = self.variant.precision == "bf16"
@@ -128,57 +135,50 @@ class Training:
             logits = self.model(images)
         return logits.float()
 
-    def saved_bytes(self) -> int:
-        """What the backward pass keeps of the forward pass, each storage once, no parameters."""
-        held = {p.untyped_storage().data_ptr() for p in self.model.parameters()}
-        kept: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in held:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor.detach()  # a saved output would hold the graph that holds it
-
-        hooks: AbstractContextManager = torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t)
-        with hooks:
-            F.cross_entropy(self.logits(self.images), self.targets)
-        return sum(kept.values())
-
 
 MOST_PIXELS = 1 << 20  # of the images of which errors are told: float64 takes memory
 SILENT = 1e-5
+# Of the step whose update is compared: so large that weights of 1 have digits for it.
+COMPARED_RATE = 1e-2
 
 
 def without_ours(model: nn.Module) -> None:
-    """Puts torch's own convolutions in the place of ours, with the same parameters."""
+    """Puts torch's own convolutions in the place of ours, with the same parameters; not where
+    they stand for one that crashes (`StridedPointwise`).
+    """
     for module in model.modules():
-        if isinstance(module, (DepthwiseConv2d, PointwiseConv2d, StridedPointwise)):
+        if isinstance(module, (DepthwiseConv2d, PointwiseConv2d)):
             module.__class__ = nn.Conv2d
 
 
 class Exact(NamedTuple):
     """Of a network in float64, with torch's own operators."""
 
+    loss: float
     logits: Tensor
     gradients: dict[str, Tensor]  # flat, by parameter
+    updates: dict[str, Tensor]
 
 
 class Errors(NamedTuple):
-    """Of one step: norms of the difference from float64, as shares of the norm. Of the logits that
-    the network then has in evaluation, so of its statistics too, and of the gradients that the step
-    leaves, clipped, parameter by parameter, the median and the largest.
+    """Of a step, and of one on another batch after it: norms of the difference from float64, as
+    shares of the norm. `outputs` is the larger of that of the second loss, and that of the logits
+    which the network has in evaluation after the first step, so of its statistics too. Gradients
+    are those that the second step leaves, clipped, parameter by parameter, the median and the
+    largest; `updates` is of what it does to all parameters together.
 
     A parameter is silent where its exact gradient is 0 but for rounding, as that of a bias before a
     batch norm: the root mean square of its elements is below SILENT of the largest of any. The
-    median is without these; to the largest they add what they have, as a share of that largest root
-    mean square. A gradient that is missing counts as 0. A feature within rounding of a kink of the
-    activation may go to its other side: the largest is then 1e-4 to 1e-2 in fp32, where the median
-    stays.
+    median and the updates are without these; to the largest they add what they have, as a share of
+    that largest root mean square. A gradient that is missing counts as 0. A feature within rounding
+    of a kink of the activation may go to its other side: the largest is then 1e-4 to 1e-2 in fp32,
+    where the median stays.
     """
 
-    logits: float
+    outputs: float
     median: float
     largest: float
+    updates: float
 
 
 def num_compared(resolution: int, batch_size: int) -> int:
@@ -187,34 +187,56 @@ def num_compared(resolution: int, batch_size: int) -> int:
 
 
 def exact_of(training: Training) -> Exact:
-    """A step of a training that is left as it was, but in float64 with torch's own operators, and
-    with layer scales that are grown.
+    """What `errors_of` has a training do, but in float64 with torch's own operators; the training
+    is left as it was.
     """
     with grown(training.model):
         model = copy.deepcopy(training.model).double()
     without_ours(model)
     use_algebra(model, on=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     images = training.images.double()
-    F.cross_entropy(model(images), training.targets).backward()
-    if training.recipe.clip_grad:
-        nn.utils.clip_grad_norm_(model.parameters(), training.recipe.clip_grad)
-    gradients = {name: _flat(p.grad) for name, p in model.named_parameters() if p.grad is not None}
+    _backward(model, images, training.targets, training.recipe)
+    for _ in range(num_first(training)):
+        optimizer.step()  # its moments; statistics are those of one step
     with torch.no_grad():
-        return Exact(model.eval()(images), gradients)
+        logits = model.eval()(images)
+    before = _parameters(model)
+    images, targets = training.other()
+    loss = _backward(model.train(), images.double(), targets, training.recipe)
+    optimizer.param_groups[0]["lr"] = COMPARED_RATE
+    optimizer.step()
+    return Exact(loss, logits, _gradients(model), _updates(model, before))
+
+
+def _backward(model: nn.Module, images: Tensor, targets: Tensor, recipe: Recipe) -> float:
+    model.zero_grad()
+    loss = F.cross_entropy(model(images), targets, label_smoothing=recipe.label_smoothing)
+    loss.backward()
+    if recipe.clip_grad:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
+    return loss.item()
+
+
+def num_first(training: Training) -> int:
+    """Steps on the first batch: on a GPU until it is the graph that steps."""
+    return 1 + WARM_UP * training.images.is_cuda
 
 
 def errors_of(training: Training, exact: Exact) -> Errors:
-    """Of a fresh training, whose statistics are other ones thereafter."""
+    """Of a fresh training, which is another one thereafter."""
     with grown(training.model):
         training.step(learning_rate=0.0)
         with torch.no_grad():
             training.model.eval()
             logits = training.logits(training.images).double()
             training.model.train()
-        for _ in range(WARM_UP * training.images.is_cuda):  # until it is the graph that steps
+        for _ in range(num_first(training) - 1):
             training.step(learning_rate=0.0)
-    named = training.model.named_parameters()
-    found = {name: _flat(p.grad) for name, p in named if p.grad is not None}
+        before = _parameters(training.model)
+        loss = training.step(COMPARED_RATE, other=True).item()
+        found, updates = _gradients(training.model), _updates(training.model, before)
+    outputs = max(abs(loss / exact.loss - 1), _difference(logits, exact.logits))
     sizes = {name: float(g.square().mean().sqrt()) for name, g in exact.gradients.items()}
     most = max(sizes.values())
     silence = torch.zeros((), dtype=torch.float64, device=logits.device)
@@ -225,7 +247,9 @@ def errors_of(training: Training, exact: Exact) -> Errors:
             loud.append(_difference(mine, wanted))
         else:
             silent.append(float(mine.square().mean().sqrt()) / most)
-    return Errors(_difference(logits, exact.logits), median(loud), max(loud + silent))
+    told = [name for name in sizes if sizes[name] > SILENT * most]
+    mine, wanted = (torch.cat([each[name] for name in told]) for each in (updates, exact.updates))
+    return Errors(outputs, median(loud), max(loud + silent), _difference(mine, wanted))
 
 
 @contextmanager
@@ -251,5 +275,14 @@ def _difference(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
-def _flat(gradient: Tensor) -> Tensor:
-    return gradient.double().flatten()
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    named = model.named_parameters()
+    return {name: p.grad.double().flatten() for name, p in named if p.grad is not None}
+
+
+def _parameters(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().double().flatten().clone() for name, p in model.named_parameters()}
+
+
+def _updates(model: nn.Module, before: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: after - before[name] for name, after in _parameters(model).items()}

@@ -2,12 +2,13 @@
 
     python benchmarks/search/compare.py --methods gated,random,tpe --seeds 20
     python benchmarks/search/compare.py --table benchmarks/search/grid.parquet --seeds 20
-    python benchmarks/search/compare.py --show
+    python benchmarks/search/compare.py --show [--table benchmarks/search/grid.parquet]
 
 On the stand-in, or on a table of real trainings, with asynchronous workers on a simulated clock.
 Each search that is done is a line of FOLDER/results.jsonl, and is not done again: a comparison that
 is cut off goes on. A table is known by its name and contents. Remove the lines of a method that has
-changed. `--show` prints the tables of all that is there, and draws a figure of each.
+changed. `--show` prints the tables of all that is there, and draws a figure of each; with a table,
+also the hypervolume of all of its networks, which no search can pass.
 """
 
 import argparse
@@ -18,17 +19,19 @@ import sys
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported; one search, one core
 
 from contest import Key, Result, append_result, contest, read_results  # noqa: E402
 from methods import METHODS  # noqa: E402
-from problems import Problem, of_table, stand_in  # noqa: E402
+from problems import Problem, ceiling, of_table, stand_in  # noqa: E402
 
 from gmsearch.cli.flags import natural, whole  # noqa: E402
 from gmsearch.errors import SettingsError, UserError  # noqa: E402
@@ -39,12 +42,14 @@ STAND_IN = "stand-in"
 
 def main() -> int:
     arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it began ends too
     file = arguments.folder / "results.jsonl"
     try:
         if arguments.show:
-            return show_all(file)
+            return show_all(file, arguments.table)
         check(arguments)
         arguments.folder.mkdir(parents=True, exist_ok=True)
+        file.open("a").close()  # or it would fail when the first search is done
         return compare(arguments, file)
     except (UserError, OSError) as error:
         print(error, file=sys.stderr)
@@ -54,9 +59,12 @@ def main() -> int:
         return 130
 
 
-def show_all(file: Path) -> int:
+def show_all(file: Path, table: Path | None) -> int:
     from show import show
 
+    if table is not None:
+        count, volume = ceiling(read_table(table))
+        print(f"all {count} networks of {table} have a hypervolume of {volume:.2f}\n")
     if not (results := list(read_results(file))):
         raise SettingsError(f"{file} has no searches")
     show(results, file.parent)
@@ -97,7 +105,10 @@ def compare(arguments: argparse.Namespace, file: Path) -> int:
             words = (
                 f"{number} of {len(wanted)}: {key.method}, seed {key.seed}, {key.workers} workers: "
             )
-            if (error := each.exception()) is not None:
+            error = each.exception()
+            if isinstance(error, BrokenProcessPool):
+                raise SettingsError("a process was killed; the same line goes on")
+            if error is not None:
                 traceback.print_exception(error)
                 print(f"{words}failed", flush=True)
                 code = 1
@@ -110,16 +121,27 @@ def compare(arguments: argparse.Namespace, file: Path) -> int:
 
 @contextmanager
 def pool_of(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Ends what its processes do when it is left. Ctrl-C is for this process alone."""
-    pool = ProcessPoolExecutor(
-        processes, get_context("spawn"), signal.signal, (signal.SIGINT, signal.SIG_IGN)
-    )
+    """Ends what its processes do when it is left."""
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), _ends_with_parent)
     try:
         yield pool
     finally:
         for child in active_children():
             child.terminate()
         pool.shutdown(cancel_futures=True)
+
+
+def _ends_with_parent() -> None:
+    """Of a process that computes. Ctrl-C is for the one that began it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    Thread(target=end, daemon=True).start()
 
 
 def bench_of(table: Path) -> str:

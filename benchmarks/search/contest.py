@@ -37,7 +37,8 @@ class Result:
     workers: int
     trainings: int  # whose epochs it was to spend
     num_epochs: int  # of one
-    steps: list[tuple[int, float]]  # (epochs spent, hypervolume in points of top1), last one too
+    epochs: int  # that it spent: fewer where it ran out of networks
+    steps: list[tuple[int, float]]  # (epochs spent, hypervolume in points of top1), where it grew
     ask_ms: list[float]  # of each proposal
     report_ms: float  # of all that is not a proposal, for each epoch
     idle: float  # share of the workers' time, until the last is done; to decide takes none
@@ -47,12 +48,17 @@ class Result:
     def key(self) -> Key:
         return Key(self.bench, self.method, self.seed, self.workers)
 
+    @property
+    def end(self) -> int:
+        """The full-training equivalents that it came to."""
+        return min(self.trainings, -(-self.epochs // self.num_epochs))
+
     def at(self, trainings: np.ndarray) -> np.ndarray:
         """The hypervolume after as many full-training equivalents; NaN beyond the end."""
         spent, volumes = np.array(self.steps).T
         place = np.searchsorted(spent / self.num_epochs, trainings + 1e-9, side="right")
         found = np.append(0.0, volumes)[place]
-        return np.where(trainings <= self.trainings, found, np.nan)
+        return np.where(trainings <= self.end, found, np.nan)
 
 
 class Timed:
@@ -122,6 +128,7 @@ def contest(key: Key, problem: Problem, trainings: int) -> Result:
         *key,
         trainings=trainings,
         num_epochs=problem.num_epochs,
+        epochs=done.epochs,
         steps=steps,
         ask_ms=[round(ms, 2) for ms in jobs.ask_ms],
         report_ms=sum(jobs.report_ms) / done.epochs,
@@ -134,11 +141,13 @@ def read_results(file: Path) -> Iterator[Result]:
     """What is there already; a line that was cut off counts for nothing."""
     if not file.is_file():
         return
-    for line in file.read_text().splitlines():
+    for line in file.read_bytes().splitlines():
         try:
-            yield Result(**json.loads(line))
+            result = Result(**json.loads(line))
         except (ValueError, TypeError):
             continue
+        if result.steps:
+            yield result
 
 
 def append_result(file: Path, result: Result) -> None:

@@ -14,6 +14,7 @@ from unittest.mock import patch
 import numpy as np
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import InMemoryStorage
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from problems import Problem
 
@@ -24,7 +25,7 @@ from gmsearch.experiment import Experiment, make_settings
 from gmsearch.jobs import Jobs
 from gmsearch.recipe import Recipe
 from gmsearch.run import RunFolder
-from gmsearch.sampler import NUM_STARTUP, InItsView
+from gmsearch.sampler import NUM_STARTUP, BudgetSampler, InItsView
 from gmsearch.strategy import Strategy
 from gmsearch.study import SearchStudy
 
@@ -103,6 +104,21 @@ def _as_ray_tells(designs: Designs, seed: int) -> BaseSampler:
     return InItsView(inner, told)
 
 
+def _spread_start(self: BudgetSampler, study: Study) -> Design | None:
+    """The first networks of a peer spread over MACs as ours do, which costs no training."""
+    trials = study.get_trials(deepcopy=False)
+    seen = {trial.user_attrs["id"] for trial in trials if "id" in trial.user_attrs}
+    if len(seen) >= NUM_STARTUP:
+        return _any_fresh(self, study)
+    pool = Candidates(self._designs, self._seed)
+    fresh = [design for design in pool.fresh({}) if design.known.id not in seen]
+    known = [design for trial in trials if (design := self._designs.design(trial.params))]
+    return pool.spread(fresh, known, np.random.default_rng([self._seed, len(seen)]))
+
+
+_any_fresh = BudgetSampler.fresh
+
+
 def _as_complete(trial: FrozenTrial) -> FrozenTrial:
     last = [trial.user_attrs["top1"], trial.user_attrs["macs"]]
     return create_trial(params=trial.params, distributions=trial.distributions, values=last)
@@ -157,7 +173,17 @@ METHODS = {
         search("tpe", "asha"),
         parts=((sampler, "_INNER", {**sampler._INNER, "tpe": _as_ray_tells}),),
     ),
+    "tpe/spread": Method(
+        "Optuna TPE, multivariate, with our spread start",
+        search("tpe", "off"),
+        parts=((BudgetSampler, "fresh", _spread_start),),
+    ),
     "nsga2": Method("Optuna NSGA-II", search("nsga2", "off")),
+    "nsga2/spread": Method(
+        "Optuna NSGA-II, with our spread start",
+        search("nsga2", "off"),
+        parts=((BudgetSampler, "fresh", _spread_start),),
+    ),
     "gp": Method("Optuna GP", search("gp", "off"), 60),
     "evolution": Method("regularized evolution", search("evolution", "off")),
     "moasha": Method("Syne Tune MO-ASHA, ranking corrected", moasha(True), needs="syne_tune"),
@@ -169,7 +195,9 @@ PEERS = (
     "random/asha",
     "tpe",
     "tpe/asha",
+    "tpe/spread",
     "nsga2",
+    "nsga2/spread",
     "gp",
     "evolution",
     "moasha",

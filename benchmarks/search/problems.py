@@ -8,6 +8,7 @@ from typing import Any
 from standin import StandIn
 
 from gmsearch.architecture import Architecture
+from gmsearch.pareto import hypervolume
 from gmsearch.record import EpochDict, TrialRecord
 from gmsearch.space import SearchSpace
 from gmsearch.space_file import read_space, read_space_data
@@ -60,17 +61,28 @@ def of_table(table: TrialTable) -> Problem:
     """
     settings = table.tabulation
     largest = int(table.frame["macs"].max())
-
-    def score(record: TrialRecord) -> float:
-        by_seed = table.curves[record.id].values()
-        return sum(curve[-1]["top1"] for curve in by_seed) / len(by_seed)
-
     return Problem(
         space=table.space,
         space_data=settings.space,
         budget=largest if settings.budget is None else settings.budget,
         num_epochs=settings.recipe.num_epochs,
         curve=lambda record: table.curves[record.id][settings.seed],
-        score=score,
+        score=lambda record: mean_top1(table, record.id),
         allowed=lambda network: settings.seed in table.curves.get(network.id, {}),
     )
+
+
+def ceiling(table: TrialTable) -> tuple[int, float]:
+    """How many networks a search of a table may train, and the hypervolume of all of them."""
+    settings = table.tabulation
+    costs = table.frame.groupby("id")["macs"].first()
+    allowed = [id for id in costs.index if settings.seed in table.curves[id]]
+    budget = of_table(table).budget
+    points = [(mean_top1(table, id), costs[id] / budget) for id in allowed]
+    return len(allowed), hypervolume(points, 1.0)
+
+
+def mean_top1(table: TrialTable, id: str) -> float:
+    """After the last epoch, over the seeds that a network was trained with."""
+    by_seed = table.curves[id].values()
+    return sum(curve[-1]["top1"] for curve in by_seed) / len(by_seed)

@@ -25,7 +25,9 @@ LINES = {  # colour and dashes
     "gp": (BLUE, "-"),
     "tpe": (ORANGE, "-"),
     "tpe/asha": (ORANGE, "--"),
+    "tpe/spread": (ORANGE, ":"),
     "nsga2": (GREEN, "-"),
+    "nsga2/spread": (GREEN, ":"),
     "evolution": (PINK, "-"),
     "moasha": (VERMILION, "-"),
     "moasha-shipped": (VERMILION, ":"),
@@ -79,28 +81,34 @@ def volumes(searches: Searches) -> list[str]:
 
 
 def ratios(searches: Searches) -> list[str]:
-    """What ours needs for the level of each peer at its end, of seeds that went so far."""
+    """What ours needs for the level of each peer at its end; where some seeds were to go farther
+    than others, of all of them and of those. Where networks ran out, the end is that of the first.
+    """
     lines = _head("How many times fewer full trainings ours needs for what a peer has at its end")
     lines += _row("peer", "seeds", "after", "its median", "ours needs", "times fewer")
     lines += _row(*["---"] * 6)
     for peer in PEERS + ("moasha-shipped",):
-        ours, theirs = _paired(searches, OURS, peer)
-        if not theirs:
-            continue
-        after = max(result.trainings for result in theirs)
-        whole = [place for place, result in enumerate(theirs) if result.trainings == after]
-        ours, theirs = ([each[place] for place in whole] for each in (ours, theirs))
-        grid = _grid(ours)
-        own, level = _curves(ours, grid), _curves(theirs, np.array([float(after)]))
-        needs = _needs(own, level, grid, np.arange(len(ours))[None])[0]
-        resampled = after / _needs(own, level, grid, _resamples(len(ours)))
-        low, high = np.percentile(resampled, (2.5, 97.5))
-        told = f"over {grid[-1]:.0f}" if np.isinf(needs) else f"{needs:.0f}"
-        ratio = f"{after / needs:.1f}"
-        if len(ours) >= FEWEST:
-            ratio += f" ({low:.1f} to {high:.1f})"
-        lines += _row(METHODS[peer].words, len(ours), after, f"{np.median(level):.2f}", told, ratio)
+        pairs = list(zip(*_paired(searches, OURS, peer), strict=True))
+        for wish in sorted({other.trainings for _, other in pairs}):
+            far = [pair for pair in pairs if pair[1].trainings >= wish]
+            ours, theirs = ([pair[place] for pair in far] for place in (0, 1))
+            lines += _ratio(METHODS[peer].words, ours, theirs, wish)
     return lines
+
+
+def _ratio(words: str, ours: Sequence[Result], theirs: Sequence[Result], wish: int) -> list[str]:
+    after = min(wish, *(result.end for result in theirs))
+    grid = _grid(ours)
+    own, level = _curves(ours, grid), _curves(theirs, np.array([float(after)]))
+    needs = _needs(own, level, grid, np.arange(len(ours))[None])[0]
+    resampled = after / _needs(own, level, grid, _resamples(len(ours)))
+    low, high = np.percentile(resampled, (2.5, 97.5))
+    never = f"over {grid[-1]:.0f}"
+    told = never if np.isinf(needs) else f"{needs:.0f}"
+    ratio = "not told" if np.isinf(needs) else f"{after / needs:.1f}"
+    if len(ours) >= FEWEST:
+        ratio += f" ({f'needs {never}' if low == 0 else f'{low:.1f}'} to {high:.1f})"
+    return _row(words, len(ours), after, f"{np.median(level):.2f}", told, ratio)
 
 
 def parts(searches: Searches) -> list[str]:
@@ -127,8 +135,7 @@ def against_random(searches: Searches) -> list[str]:
             continue
         at = np.array(MARKS, float)
         gap = _curves(mine, at) - _curves(random, at)
-        known = np.isfinite(gap).all(0)
-        cells = [f"{(g < 0).sum()}" if k else "" for g, k in zip(gap.T, known, strict=True)]
+        cells = [_count(column) for column in gap.T]
         lines += _row(f"{METHODS[method].words}, {num_workers} workers", len(mine), *cells)
     return lines
 
@@ -155,9 +162,10 @@ def times(searches: Searches) -> list[str]:
         "a proposal, median",
         "95 %",
         "beside these, by epoch",
+        "all, by training's worth",
         "idle, end included",
         "states",
-    ) + _row(*["---"] * 7)
+    ) + _row(*["---"] * 8)
     for method, num_workers in _ordered(searches):
         results = searches[method, num_workers]
         asks = np.concatenate([result.ask_ms for result in results])
@@ -168,6 +176,7 @@ def times(searches: Searches) -> list[str]:
             f"{np.median(asks):.0f} ms",
             f"{np.percentile(asks, 95):.0f} ms",
             f"{np.median([result.report_ms for result in results]):.1f} ms",
+            f"{np.median([_deciding(result) for result in results]):.0f} ms",
             f"{np.median([result.idle for result in results]):.1%}",
             states,
         )
@@ -187,7 +196,8 @@ def draw(searches: Searches, bench: str, file: Path) -> None:
             seeds = set.intersection(
                 *({each.seed for each in results} for results in found.values())
             )
-            found = {m: [r for r in results if r.seed in seeds] for m, results in found.items()}
+            shared = {m: [r for r in results if r.seed in seeds] for m, results in found.items()}
+            found = shared if seeds else {}
         entries = []
         for method, results in found.items():
             colour, dashes = LINES[method]
@@ -200,7 +210,7 @@ def draw(searches: Searches, bench: str, file: Path) -> None:
             entries.append((label, line))
             axis.fill_between(grid, low, high, color=colour, alpha=0.1, lw=0)
         axis.set_xscale("log")
-        axis.set_xlim(left=8)
+        axis.set_xlim(left=min([8.0] + [results[0].end / 2 for results in found.values()]))
         ticks = [mark for mark in MARKS if mark <= axis.get_xlim()[1]]
         axis.set_xticks(ticks, [f"{mark}" for mark in ticks])
         axis.set_xticks([], minor=True)
@@ -218,8 +228,9 @@ def draw(searches: Searches, bench: str, file: Path) -> None:
         )
     axes[0].set_ylabel("hypervolume, points of top1")
     drawn = [results for (_, many), results in searches.items() if many == WORKERS]
-    at_mark = [_curves(results, np.array([10.0])) for results in drawn]
-    axes[0].set_ylim(bottom=float(np.nanmin([np.nanmedian(a) for a in at_mark])) - 2)
+    at_mark = [median for each in drawn if np.isfinite(median := _median_at(each, MARKS[0]))]
+    if at_mark:  # what comes before is not drawn
+        axes[0].set_ylim(bottom=min(at_mark) - 2)
     write_png(figure, file)
 
 
@@ -248,7 +259,7 @@ def _paired(
 
 
 def _grid(results: Sequence[Result]) -> np.ndarray:
-    return np.arange(1.0, min(result.trainings for result in results) + 1)
+    return np.arange(1.0, min(result.end for result in results) + 1)
 
 
 def _curves(results: Sequence[Result], at: np.ndarray) -> np.ndarray:
@@ -267,13 +278,36 @@ def _bounds(values: np.ndarray) -> np.ndarray:
     return np.percentile(medians, (2.5, 97.5), axis=0)
 
 
+def _median_at(results: Sequence[Result], mark: float) -> float:
+    return float(np.median(_curves(results, np.array([mark]))))
+
+
+def _deciding(result: Result) -> float:
+    """Milliseconds of all that a search thinks, for the epochs of a full training."""
+    spent = sum(result.ask_ms) + result.report_ms * result.epochs
+    return spent * result.num_epochs / result.epochs
+
+
+def _count(gaps: np.ndarray) -> str:
+    """How many are below 0, of those that are known."""
+    known = gaps[np.isfinite(gaps)]
+    return f"{(known < 0).sum()}{_of(known, gaps)}" if known.size else ""
+
+
 def _interval(values: np.ndarray, form: str = ".2f") -> str:
-    if np.isnan(values).any():
+    """The median of those that are known, and its interval."""
+    known = values[np.isfinite(values)]
+    if not known.size:
         return ""
-    if len(values) < FEWEST:
-        return f"{np.median(values):{form}}"
-    low, high = _bounds(values)
-    return f"{np.median(values):{form}} ({low:{form}} to {high:{form}})"
+    text = f"{np.median(known):{form}}"
+    if len(known) >= FEWEST:
+        low, high = _bounds(known)
+        text += f" ({low:{form}} to {high:{form}})"
+    return text + _of(known, values)
+
+
+def _of(known: np.ndarray, values: np.ndarray) -> str:
+    return f", {len(known)} seeds" if len(known) < len(values) else ""
 
 
 def _needs(own: np.ndarray, level: np.ndarray, grid: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ stopped: for a proposal, as a worker begins what was proposed before, and for wh
 that one comes to its first rung; medians, and a proposal from a new model of all results, with
 hyperparameters as they were and fitted. The second says how long simulated workers wait for one
 driver that takes the time that it does take. A worker waits at each of its epochs until the driver
-has heard of it.
+has heard of it. The study is in memory: a storage on disk, the log of decisions and Ray's messages
+come on top.
 """
 
 import argparse

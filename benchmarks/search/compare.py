@@ -29,7 +29,7 @@ from threading import Thread
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before NumPy is imported; one search, one core
 
-from contest import Key, Result, append_result, contest, read_results  # noqa: E402
+from contest import Key, Result, append_result, best_of, contest, read_results  # noqa: E402
 from methods import METHODS  # noqa: E402
 from problems import Problem, ceiling, of_table, stand_in  # noqa: E402
 
@@ -87,7 +87,7 @@ def check(arguments: argparse.Namespace) -> None:
 def compare(arguments: argparse.Namespace, file: Path) -> int:
     """Runs the searches that are not done; one that fails is told, and the others go on."""
     bench = STAND_IN if arguments.table is None else bench_of(arguments.table)
-    done = {result.key: result.trainings for result in read_results(file)}
+    done = {key: result.trainings for key, result in best_of(read_results(file)).items()}
     most = arguments.most
     wanted = {
         Key(bench, method, seed, arguments.workers): METHODS[method].most if most is None else most
@@ -107,7 +107,8 @@ def compare(arguments: argparse.Namespace, file: Path) -> int:
             )
             error = each.exception()
             if isinstance(error, BrokenProcessPool):
-                raise SettingsError("a process was killed; the same line goes on")
+                print("a process was killed; the same line goes on", file=sys.stderr)
+                return 1
             if error is not None:
                 traceback.print_exception(error)
                 print(f"{words}failed", flush=True)

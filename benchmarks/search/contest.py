@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,6 +148,15 @@ def read_results(file: Path) -> Iterator[Result]:
             continue
         if result.steps:
             yield result
+
+
+def best_of(results: Iterable[Result]) -> dict[Key, Result]:
+    """Of several of one search the one that was to go farthest, and of these the last."""
+    found: dict[Key, Result] = {}
+    for result in results:
+        if result.key not in found or result.trainings >= found[result.key].trainings:
+            found[result.key] = result
+    return found
 
 
 def append_result(file: Path, result: Result) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from contest import Key, Result
+from contest import Key, Result, best_of
 from methods import METHODS, PARTS, PEERS
 
 from gmsearch.figure_file import add_legend, new_figure, write_png
@@ -49,9 +49,9 @@ def show(results: Iterable[Result], folder: Path) -> None:
     """Prints the tables of each bench, and draws its figure."""
     benches: dict[str, dict[Key, Result]] = defaultdict(dict)
     gone = set()
-    for result in results:
+    for key, result in best_of(results).items():
         if result.method in METHODS:
-            benches[result.bench][result.key] = result  # of several, the last
+            benches[result.bench][key] = result
         else:
             gone.add(result.method)
     if gone:

@@ -80,7 +80,7 @@ def run(main: Callable[[], None]) -> None:
     """A mistake of the user is one line, and exit code 2; Ctrl-C is 130."""
     try:
         main()
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -10,7 +10,6 @@ relative to float64 (of the largest value). The kernels are compiled by several 
 """
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -18,10 +17,10 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
+from flags import writable, write_json
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -50,8 +49,7 @@ def main() -> None:
     rows = []
     for kernel, (channels, side) in cases:
         rows += measure(kernel, channels, side, arguments.images, arguments.bandwidth * 1e12)
-        if arguments.json:
-            arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(arguments.json, rows)
     print(f"\nall in {time.perf_counter() - began:.0f} s")
 
 
@@ -201,7 +199,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--shapes", nargs="+", default=[], metavar="CxPX", help="such as 24x32")
     parser.add_argument("--bandwidth", type=float, default=3.0, metavar="TB/s", help="of the floor")
     parser.add_argument("--processes", type=int, default=min(16, os.cpu_count() or 1), metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--json", type=writable, metavar="FILE")
     return parser.parse_args()
 
 

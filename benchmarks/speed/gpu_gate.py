@@ -11,14 +11,13 @@ in parts of its largest number; `eager's` is that of plain PyTorch.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import torch
+from flags import writable, write_json
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,8 +42,7 @@ def main() -> None:
         row = measure(shape, form, activation, arguments.bandwidth * 1e12)
         rows.append(row)
         print(as_line(row), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    write_json(arguments.json, rows)
 
 
 def measure(shape: tuple[int, ...], form: str, activation: str, bandwidth: float) -> dict[str, Any]:
@@ -135,7 +133,7 @@ def as_line(row: dict[str, Any]) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--bandwidth", type=float, default=3.0, metavar="TB/s", help="of the floor")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the lines here, too")
+    parser.add_argument("--json", type=writable, metavar="FILE", help="write the lines here, too")
     return parser.parse_args()
 
 

@@ -43,7 +43,7 @@ def main() -> None:
     arguments = parse_arguments()
     check(arguments.networks, [arguments.resolution], arguments.batch_size)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    ways = arguments.ways or (ON_GPU if device.type == "cuda" else ON_CPU)
+    ways = list(dict.fromkeys(arguments.ways or (ON_GPU if device.type == "cuda" else ON_CPU)))
     found: dict[str, Any] = {"machine": machine(device), "rows": []}
     for what in arguments.networks:
         rates: dict[Way, list[float]] = {way: [] for way in ways}

@@ -112,7 +112,8 @@ def _spread_start(self: BudgetSampler, study: Study) -> Design | None:
         return _any_fresh(self, study)
     pool = Candidates(self._designs, self._seed)
     fresh = [design for design in pool.fresh({}) if design.known.id not in seen]
-    known = [design for trial in trials if (design := self._designs.design(trial.params))]
+    told = (trial.params for trial in trials if trial.params)
+    known = [design for params in told if (design := self._designs.design(params))]
     return pool.spread(fresh, known, np.random.default_rng([self._seed, len(seen)]))
 
 

@@ -118,6 +118,7 @@ def _spread_start(self: BudgetSampler, study: Study) -> Design | None:
 
 
 _any_fresh = BudgetSampler.fresh
+SPREAD_START = ((BudgetSampler, "fresh", _spread_start),)
 
 
 def _as_complete(trial: FrozenTrial) -> FrozenTrial:
@@ -177,13 +178,13 @@ METHODS = {
     "tpe/spread": Method(
         "Optuna TPE, multivariate, with our spread start",
         search("tpe", "off"),
-        parts=((BudgetSampler, "fresh", _spread_start),),
+        parts=SPREAD_START,
     ),
     "nsga2": Method("Optuna NSGA-II", search("nsga2", "off")),
     "nsga2/spread": Method(
         "Optuna NSGA-II, with our spread start",
         search("nsga2", "off"),
-        parts=((BudgetSampler, "fresh", _spread_start),),
+        parts=SPREAD_START,
     ),
     "gp": Method("Optuna GP", search("gp", "off"), 60),
     "evolution": Method("regularized evolution", search("evolution", "off")),

@@ -239,15 +239,15 @@ def errors_of(training: Training, exact: Exact) -> Errors:
     outputs = max(abs(loss / exact.loss - 1), _difference(logits, exact.logits))
     sizes = {name: float(g.square().mean().sqrt()) for name, g in exact.gradients.items()}
     most = max(sizes.values())
+    told = [name for name, size in sizes.items() if size > SILENT * most]
     silence = torch.zeros((), dtype=torch.float64, device=logits.device)
     loud, silent = [], []
     for name, wanted in exact.gradients.items():
         mine = found.get(name, silence)
-        if sizes[name] > SILENT * most:
+        if name in told:
             loud.append(_difference(mine, wanted))
         else:
             silent.append(float(mine.square().mean().sqrt()) / most)
-    told = [name for name in sizes if sizes[name] > SILENT * most]
     mine, wanted = (torch.cat([each[name] for name in told]) for each in (updates, exact.updates))
     return Errors(outputs, median(loud), max(loud + silent), _difference(mine, wanted))
 

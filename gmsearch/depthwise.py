@@ -7,13 +7,15 @@ it takes most of a training step of networks like GmNet. Two exact rewritings av
 
 - A kernel that reaches over the whole image from every pixel is cut to what it can touch: on
   feature maps of side s no weight further than s - 1 from the centre meets anything but padding.
-- The weight gradient is computed for columns of the kernel, three at a time, each as the weight
-  gradient of a narrow convolution on a shifted image.
+- The weight gradient is computed for columns of the kernel, up to three at a time, each as the
+  weight gradient of a narrow convolution on a shifted image.
 
 On a GPU it has kernels of its own (`fused_depthwise.py`), where PyTorch comes with Triton.
 """
 
+import math
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,10 +49,15 @@ class DepthwiseConv2d(nn.Conv2d):
             if trains_on_gpu(self, x, weight) and is_depthwise(self):
                 return _kernel()(x, weight, bias)
             if trains_on_cpu(self, x) and is_depthwise(self) and is_on("depthwise"):
-                cut = max(0, self.kernel_size[0] // 2 + 1 - max(x.shape[-2:]))
-                weight = weight[:, :, cut:-cut, cut:-cut] if cut else weight
-                return _Depthwise.apply(x, weight, bias)
+                rows, columns = (self._reaching(side) for side in x.shape[-2:])
+                return _Depthwise.apply(x, weight[:, :, rows, columns], bias)
         return self._conv_forward(x, weight, bias)
+
+    def _reaching(self, side: int) -> slice:
+        """The rows, or columns, of the kernel that meet more than padding in an image's."""
+        kernel = self.kernel_size[0]
+        cut = max(0, kernel // 2 + 1 - side)
+        return slice(cut, kernel - cut)
 
 
 def is_depthwise(conv: nn.Conv2d) -> bool:
@@ -68,11 +75,11 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
     )
 
 
-def trains_on_cpu(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether gradients of a convolution of images x (N, C, H, W) will be asked for on a CPU, and
-    not in forward mode or by torch.func, for which PyTorch's own has rules.
+def trains_on_cpu(module: nn.Module, x: Tensor) -> bool:
+    """Whether gradients of what a module makes of images x (N, C, H, W) will be asked for on a CPU,
+    and not in forward mode or by torch.func, for which PyTorch's own has rules.
     """
-    trains = conv.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
+    trains = module.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
     is_alone = not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
     return (
         trains
@@ -123,7 +130,7 @@ def stand_in(module: nn.Module) -> DepthwiseConv2d | None:
 class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, weight, bias, padding=weight.shape[-1] // 2, groups=len(weight))
+        return F.conv2d(x, weight, bias, padding=_reach(weight), groups=len(weight))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Any) -> None:
@@ -132,26 +139,38 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = (saved.to(grad.dtype) for saved in ctx.saved_tensors)  # fp32 under autocast
-        padding, width = weight.shape[-1] // 2, len(weight)
+        of_x, of_weight, of_bias = ctx.needs_input_grad
         # The gradient of a convolution that keeps the size is one with the kernel turned round.
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = F.conv2d(grad, weight.flip(2, 3), padding=padding, groups=width)
-        grad_weight = _weight_gradient(x, grad, weight) if ctx.needs_input_grad[1] else None
-        grad_bias = grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+        turned = weight.flip(2, 3)
+        grad_x = F.conv2d(grad, turned, None, 1, _reach(weight), 1, len(weight)) if of_x else None
+        grad_weight = _weight_gradient(x, grad, weight) if of_weight else None
+        grad_bias = grad.sum((0, 2, 3)) if of_bias else None
         return grad_x, grad_weight, grad_bias
 
 
+def _reach(weight: Tensor) -> tuple[int, int]:
+    """Of a kernel from its middle: rows and columns."""
+    return weight.shape[-2] // 2, weight.shape[-1] // 2
+
+
 def _weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:
-    """The gradient (C, 1, k, k) of the weights, from x and the output's gradient (N, C, H, W)."""
-    kernel = weight.shape[-1]
-    padded = F.pad(x, (kernel // 2,) * 4)
+    """The gradient (C, 1, k, l) of the weights, from x and the output's gradient (N, C, H, W)."""
+    (up, far), width = _reach(weight), weight.shape[-1]
+    added = 0
+    if x.shape[-2] < weight.shape[-2]:  # the library is slow where it has to add the rows
+        up, added = 0, up
+    count = math.ceil(width / WIDEST_FAST)
+    edges = [round(part * width / count) for part in range(count + 1)]
     parts = []
-    for first in range(0, kernel, WIDEST_FAST):
-        columns = weight[..., first : first + WIDEST_FAST]
-        seen = padded[..., first : first + grad.shape[-1] + columns.shape[-1] - 1]
-        settings = [1, 1], [0, 0], [1, 1], False, [0, 0], len(weight)  # stride, padding, …, groups
+    for first, end in pairwise(edges):
+        # Columns of padding; below 0 those of x that these of the kernel do not meet.
+        left, right, beside, seen = far - first, end - 1 - far, 0, x
+        if left == right:  # in the middle: the library adds them, without a copy
+            left, right, beside = 0, 0, left
+        if left or right or added:
+            seen = F.pad(x, (left, right, added, added))
+        settings = [1, 1], [up, beside], [1, 1], False, [0, 0], len(weight)  # stride, padding, …
         wanted = [False, True, False]  # of the input, the weight, the bias
         backward = torch.ops.aten.convolution_backward
-        parts.append(backward(grad, seen, columns, None, *settings, wanted)[1])
+        parts.append(backward(grad, seen, weight[..., first:end], None, *settings, wanted)[1])
     return torch.cat(parts, dim=-1)

@@ -21,7 +21,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from gmsearch.kernels import refuse_second_derivatives
 
 PROGRAMS = 264  # that keep a large GPU busy: two on each of 132 multiprocessors
 
@@ -53,8 +54,8 @@ class _FusedDepthwise(torch.autograd.Function):
         ctx.bias_dtype = None if bias is None else bias.dtype
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         of_x, of_weight, of_bias, _ = ctx.needs_input_grad

@@ -23,7 +23,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from gmsearch.kernels import refuse_second_derivatives
 
 ROWS, LINE = 16, 128  # of a tile; with 128 threads each has two vectors of eight numbers
 PROGRAMS = 1024  # of the backward pass that fill any GPU; beyond, a program takes several tiles
@@ -69,8 +70,8 @@ class _FusedGate(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
         h, bias, value, value_bias = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         across, tiles = _tiles(h)

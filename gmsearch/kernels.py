@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from gmsearch.speedups import is_on
+from gmsearch.speedups import VARIABLE, is_on
 
 TYPES = torch.float32, torch.bfloat16, torch.float16
 
@@ -30,6 +30,15 @@ def can_run(speedup: str, *features: Tensor) -> bool:
         and is_on(speedup)
         and _has_triton()
     )
+
+
+def refuse_second_derivatives() -> None:
+    """To be called by a backward pass that has none itself. Raises RuntimeError where one would be
+    asked for: what PyTorch has for it (`once_differentiable`) takes a gradient for a constant where
+    the loss is linear.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"gmsearch has no second derivatives; {VARIABLE}=gate,depthwise has")
 
 
 @cache

@@ -103,6 +103,13 @@ def check_gates(more: bool) -> None:
     lost = inputs("value", FEW[0], "cpu", torch.float32)
     lost["h"][0, 0, 0, 0] = torch.nan
     assert fused_gate.fused_gate("relu6", **lost).isnan().sum() == 1
+    leaf = inputs("self", FEW[0], "cpu", torch.float32)["h"].requires_grad_()
+    try:
+        torch.autograd.grad(fused_gate.fused_gate("silu", leaf).sum(), leaf, create_graph=True)
+    except RuntimeError as error:
+        assert "GMSEARCH_OFF=gate" in str(error)
+    else:
+        raise AssertionError("a gradient that cannot be differentiated was given for one")
     # Programs of the backward pass that take several tiles, the last not all of its own.
     fused_gate.PROGRAMS = 8
     check_gate("relu6", "twin", (3, 24, 32, 29))

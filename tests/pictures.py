@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
 
 def encoded(array: np.ndarray, format: str = "PNG", mode: str | None = None) -> bytes:
     buffer = io.BytesIO()
@@ -59,11 +61,10 @@ def zipped(folder: Path, archive: Path, prefix: str = "") -> Path:
 
 def tarred(folder: Path, archive: Path, prefix: str = "") -> Path:
     """A tar, compressed as its name says; a prefix of `./` as `tar -C folder .` has it."""
-    packers = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w") as target:
         for file in sorted(folder.rglob("*")):
             target.add(file, prefix + file.relative_to(folder).as_posix(), recursive=False)
-    pack = packers.get(archive.suffix, bytes)
+    pack = PACKERS.get(archive.suffix, bytes)
     archive.write_bytes(pack(plain.getvalue()))
     return archive

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pictures import flat, make_flat, make_folder, tarred, zipped
+from pictures import PACKERS, flat, make_flat, make_folder, tarred, zipped
 from timm.data import ImageNetInfo
 
 from gmsearch.data.opening import open_source
@@ -290,6 +290,19 @@ def test_a_damaged_archive_opens_or_is_refused_in_one_line(tmp_path, kind):
         except DataError as error:
             assert "\n" not in str(error) and str(path) in str(error)
             assert "make room" not in str(error)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz"])
+def test_a_tar_with_a_length_beyond_all_files_is_refused_in_one_line(tmp_path, name):
+    """In a header of times, over which nobody keeps a checksum."""
+    path = tarred(make_flat(tmp_path / "set", {"a": 3, "b": 3}), tmp_path / "a.tar")
+    whole = bytearray(path.read_bytes())
+    place = whole.rindex(b" mtime=") - 2  # LENGTH mtime=SECONDS
+    whole[place : place + 26] = b"9" * 23 + b" m="
+    path.unlink()
+    path = tmp_path / name
+    path.write_bytes(PACKERS.get(path.suffix, bytes)(whole))
+    assert f"{path}: not a readable tar" in fails(path)
 
 
 def test_the_temporary_file_of_a_compressed_tar_needs_room(tmp_path, monkeypatch):

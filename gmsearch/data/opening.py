@@ -2,12 +2,11 @@
 
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path
 
 from gmsearch.data.named import PREFIXES, Named
 from gmsearch.data.packs import is_pack
-from gmsearch.data.sources import Folder, Source, Tar, Zip
+from gmsearch.data.sources import BROKEN_TAR, Folder, Source, Tar, Zip
 from gmsearch.errors import DataError
 
 
@@ -37,7 +36,7 @@ def open_source(source: str, root: Path | None = None) -> Source:
         return Zip(path)
     try:
         is_tar = tarfile.is_tarfile(path)
-    except (EOFError, zlib.error):  # compressed, and cut or broken
+    except BROKEN_TAR:
         is_tar = True
     if is_tar:
         return Tar(path)

@@ -34,6 +34,9 @@ SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", "
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")  # the synonyms of timm
 SPLIT_NAMES = (*TRAIN_NAMES, *VAL_NAMES)
+# What tarfile raises for what is cut or damaged: it knows the first, and takes any number in a
+# header for a place in the file.
+BROKEN_TAR = (tarfile.TarError, EOFError, zlib.error, ValueError, ArithmeticError)
 
 
 @dataclass(frozen=True, order=True)
@@ -162,7 +165,7 @@ class Tar(Source):
                 end = os.pread(self._file.fileno(), 512, archive.offset)
             if end != bytes(512):  # of which tarfile says nothing
                 raise tarfile.ReadError("its end is missing, or something in it is broken")
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except BROKEN_TAR as error:
             raise DataError(f"{path}: not a readable tar ({error})") from None
         self._places: dict[str, tuple[int, int]] = {}
         for info in sorted(members, key=lambda info: info.islnk() or info.issym()):

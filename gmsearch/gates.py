@@ -2,12 +2,10 @@
 
 A form is a row of `architecture.FORMS` that names its operators P and Q; the operators and the
 activations are the rows of the two tables below. In training on a GPU the product is one kernel,
-where `can_fuse` says so, and on a CPU a gate of h by itself has one factor for its gradient;
-everywhere else it is plain PyTorch, and the modules are the same.
+where `can_fuse` says so; everywhere else it is plain PyTorch, and the modules are the same.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from timm.layers import LayerNorm2d
@@ -15,9 +13,8 @@ from torch import Tensor, nn
 
 from gmsearch import kernels
 from gmsearch.architecture import FORMS
-from gmsearch.depthwise import DepthwiseConv2d, trains_on_cpu
+from gmsearch.depthwise import DepthwiseConv2d
 from gmsearch.pointwise import PointwiseConv2d
-from gmsearch.speedups import is_on
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu6": nn.ReLU6,
@@ -62,19 +59,7 @@ class Gate(nn.Module):
         if not torch.jit.is_scripting():
             if self.training and can_fuse(p, q):
                 return _kernel()(self.activation, p, None if q is p else q)
-            if q is p and self._has_factor(p):
-                return _SelfGate.apply(p, self.act)
         return self.act(p) * q
-
-    def _has_factor(self, h: Tensor) -> bool:
-        """Whether s(h)·h is one step for the gradients of h."""
-        return (
-            type(h) is Tensor  # not a proxy of torch.fx
-            and self.activation != "identity"
-            and trains_on_cpu(self, h)
-            and not torch.compiler.is_compiling()
-            and is_on("gate")
-        )
 
     def with_biases(
         self, h: Tensor, bias: Tensor, k: Tensor | None = None, k_bias: Tensor | None = None
@@ -89,28 +74,6 @@ class Gate(nn.Module):
         if k is not None and k_bias is not None:
             k = k + k_bias.view(-1, 1, 1).to(k.dtype)
         return self(h, k)
-
-
-class _SelfGate(torch.autograd.Function):
-    """s(h)·h, which keeps one factor for its backward pass, s(h) + h·s'(h), in the place of h and
-    s(h): a product there where PyTorch makes two, a pass for s, and a sum. Not for the identity.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, act: Callable[[Tensor], Tensor]) -> Tensor:
-        with torch.enable_grad():
-            leaf = h.detach().requires_grad_()
-            s = act(leaf)
-            (factor,) = torch.autograd.grad(s, leaf, h)  # h·s'(h)
-        s = s.detach()
-        ctx.save_for_backward(factor.add_(s))
-        return s.mul_(h)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        kernels.refuse_second_derivatives()
-        (factor,) = ctx.saved_tensors
-        return grad * factor, None
 
 
 def can_fuse(*features: Tensor) -> bool:

@@ -78,7 +78,7 @@ class _Pointwise(torch.autograd.Function):
         grad_weight = None
         if of_weight:
             rows = by_pixel.reshape(-1, len(weight))
-            features = x.permute(0, 2, 3, 1).reshape(len(rows), -1)
+            features = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
             grad_weight = (rows.T @ features).view_as(weight)
         return grad_x, grad_weight, grad_bias
 

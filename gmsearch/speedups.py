@@ -1,7 +1,7 @@
 """What makes a training faster, each with a switch: GMSEARCH_OFF=graph,depthwise, or any of these.
 
-`graph` is of a GPU, `pointwise` is of a CPU, `gate`, `depthwise` and `algebra` are of both. All of
-it is chosen by itself where device and shapes allow; what is switched off is as PyTorch has it.
+`graph` and `gate` are of a GPU, `pointwise` is of a CPU, `depthwise` and `algebra` are of both. All
+of it is chosen by itself where device and shapes allow; what is switched off is as PyTorch has it.
 The environment is read where a training begins (`graph`, `algebra`) or a network is called, so that
 a process that measures can compare.
 """

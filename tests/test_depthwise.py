@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmsearch.depthwise import DepthwiseConv2d
 
@@ -28,6 +29,34 @@ def test_outputs_and_gradients_are_those_of_torch(kernel, size, layout):
     for mine, theirs in results:
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(ours.eval()(x), reference(x), rtol=1e-12, atol=1e-12)
+
+
+class Asked(TorchDispatchMode):
+    """What gradients of weights the library is asked for: rows of the image, of padding, and
+    columns of the kernel.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, int, int, int]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution_backward.default:
+            (_, x, weight), padding = args[:3], args[5]
+            self.found.append((x.shape[2], padding[0], *weight.shape[2:]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7, 9])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (4, 4), (7, 7), (12, 12), (2, 9), (9, 1)])
+def test_the_library_is_asked_only_for_what_it_is_fast_at(kernel, size):
+    """Up to three columns, and no rows of padding where the kernel is higher than the image."""
+    x = torch.randn(2, 6, *size)
+    with Asked() as asked:
+        DepthwiseConv2d(6, kernel)(x).sum().backward()
+    assert asked.found
+    for rows, padding, height, width in asked.found:
+        assert width <= 3 and (padding == 0 or height <= rows == size[0])
 
 
 @pytest.mark.parametrize(

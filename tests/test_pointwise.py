@@ -80,6 +80,12 @@ def test_a_step_asks_the_library_for_no_gradient_on_small_images():
         assert counted.calls["convolution_backward"] == calls
 
 
+def test_a_batch_of_no_images_has_gradients_of_zero():
+    ours = PointwiseConv2d(3, 4)
+    ours(torch.randn(0, 3, 4, 4, requires_grad=True)).sum().backward()
+    assert not ours.weight.grad.any() and not ours.bias.grad.any()
+
+
 @pytest.mark.parametrize("name, value", [("stride", (2, 2)), ("padding", (1, 1))])
 @pytest.mark.parametrize("make", [PointwiseConv2d, partial(StridedPointwise, kernel_size=1)])
 def test_what_is_changed_later_counts_in_training_too(make, name, value):

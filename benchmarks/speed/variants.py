@@ -40,7 +40,7 @@ class Variant:
 
 # How many times as fast each part was expected to make a step, before it was written.
 PREDICTED = {
-    "cpu": {"channels_last": "2-4", "depthwise": "1.55-1.8"},
+    "cpu": {"channels_last": "2-4", "depthwise": "1.55-1.8", "algebra": "1.03"},
     "cuda": {"graph": "2-8", "gate": "1.5", "depthwise": "1.4-4", "algebra": "1.2-1.3"},
 }
 OURS, PLAIN, STOCK = "gmsearch", "plain fp32", "plain bf16 channels_last"
@@ -55,9 +55,9 @@ def variants(device: torch.device) -> dict[str, Variant]:
     if narrow:
         found[STOCK] = replace(plain, channels_last=True, precision="bf16")
     found |= {OURS: ours, "- channels_last": replace(ours, channels_last=False)}
-    of_another = "pointwise" if on_gpu else "graph"
+    of_another = ("pointwise",) if on_gpu else ("graph", "gate")
     for name in SPEEDUPS:
-        if name != of_another:
+        if name not in of_another:
             found[f"- {name}"] = replace(ours, off=(name,))
     if on_gpu:
         found["+ compile"] = replace(ours, compiled=True)

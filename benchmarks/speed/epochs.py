@@ -5,7 +5,7 @@
 FOLDER has images in ImageNet layout. timm's side is what `train.py` of its repository does with
 `--model gmnet… --opt adamw --smoothing 0.1 --clip-grad 1 --color-jitter 0`, with and without
 `--channels-last`: its loader and prefetcher, its transform (resized crops, flips, no RandAugment),
-its loss, optimizer and loop; the network has torch's own convolutions. On a CPU it has
+its loss, optimizer and loop; the network has nothing of `gmsearch.speedups`. On a CPU it has
 `--workers 0`, as ours has one core too, on a GPU a worker for each core, and
 `--amp --amp-dtype bfloat16`. It reads and decodes the files in every epoch. Ours is the
 loop of a search trial on a pack of FOLDER, which is made once for all trials: the time that takes
@@ -30,7 +30,7 @@ from timm.data import create_dataset, create_loader
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.utils import AverageMeter, dispatch_clip_grad
-from variants import without_ours
+from variants import switched_off, without_ours
 
 from gmsearch import data
 from gmsearch.data.packs import is_pack
@@ -38,6 +38,7 @@ from gmsearch.errors import SettingsError
 from gmsearch.network import Network
 from gmsearch.process import prepare
 from gmsearch.recipe import Recipe
+from gmsearch.speedups import SPEEDUPS
 from gmsearch.training import start, train
 from gmsearch.what import resolve
 from gmsearch.zoo import build_network
@@ -82,7 +83,8 @@ def timms(
             if channels_last:
                 images = images.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            in_bf16 = torch.autocast(device.type, torch.bfloat16, enabled=on_gpu)
+            with switched_off(SPEEDUPS), in_bf16:
                 loss = loss_fn(model(images), target)
             loss.backward()
             dispatch_clip_grad(model.parameters(), value=1.0, mode="norm")

@@ -3,13 +3,14 @@
 PyTorch's CPU library computes the weight gradient of a depthwise convolution 10-40 times slower
 than the convolution itself where the kernel is wider than 3 or the image smaller than it, so that
 it takes most of a training step of networks like GmNet. Two exact rewritings avoid that path
-(`benchmarks/depthwise.py` has the figures):
+(`benchmarks/depthwise.py` and `benchmarks/speed/shapes.py` have the figures):
 
 - A kernel that reaches over the whole image from every pixel is cut to what it can touch: on
   feature maps of side s no weight further than s - 1 from the centre meets anything but padding.
 - The weight gradient is computed for columns of the kernel, up to three at a time, each as the
   weight gradient of a narrow convolution on a shifted image.
 
+Where the library is fast, or there is so little to do that more calls take longer, it stays.
 On a GPU it has kernels of its own (`fused_depthwise.py`), where PyTorch comes with Triton.
 """
 
@@ -28,6 +29,9 @@ from gmsearch import kernels
 from gmsearch.speedups import is_on
 
 WIDEST_FAST = 3  # columns
+# From where on our way is shorter: elements of features, and, where a kernel is higher or wider
+# than they are, channels of all images of a batch together.
+MANY, MANY_CHANNELS = 100_000, 512
 WIDEST, MOST_ELEMENTS = 9, 2**31  # of a kernel on a GPU; offsets are int32 there
 
 
@@ -48,10 +52,19 @@ class DepthwiseConv2d(nn.Conv2d):
         if not torch.jit.is_scripting():
             if trains_on_gpu(self, x, weight) and is_depthwise(self):
                 return _kernel()(x, weight, bias)
-            if trains_on_cpu(self, x) and is_depthwise(self) and is_on("depthwise"):
+            if self._is_slow(x) and is_depthwise(self) and is_on("depthwise"):
                 rows, columns = (self._reaching(side) for side in x.shape[-2:])
                 return _Depthwise.apply(x, weight[:, :, rows, columns], bias)
         return self._conv_forward(x, weight, bias)
+
+    def _is_slow(self, x: Tensor) -> bool:
+        """Whether the library would take longer than our way for the gradients on a CPU."""
+        if not trains_on_cpu(self, x):
+            return False
+        kernel = self.kernel_size[0]
+        if kernel > min(x.shape[-2:]):
+            return len(x) * x.shape[1] >= MANY_CHANNELS
+        return kernel > WIDEST_FAST and x.numel() >= MANY
 
     def _reaching(self, side: int) -> slice:
         """The rows, or columns, of the kernel that meet more than padding in an image's."""

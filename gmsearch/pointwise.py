@@ -2,7 +2,7 @@
 
 The CPU library of PyTorch computes the gradient of a bias as slowly as that of the weights, and on
 images of few pixels both its gradients at half the speed of the matrix product that they are
-(`benchmarks/speed/steps.py` has the figures).
+(`benchmarks/speed/shapes.py` has the figures). Where there is neither, or little to do, it stays.
 
 With a stride, in channels_last, it crashes (2.14) or corrupts memory in the weight gradient of a
 1x1 convolution of fewer than eight channels, such as the shortcuts of MobileOne and FastViT from
@@ -22,6 +22,8 @@ from gmsearch.speedups import is_on
 
 NARROW = 8  # channels, from which on the library's path is sound
 FEW = 64  # pixels of an image, up to which gradients are plain matrix products
+FEWEST = 16  # up to which that is so much faster that it pays without a bias
+MANY = 10_000_000  # MACs of a batch, from which on our way is shorter
 
 
 class PointwiseConv2d(nn.Conv2d):
@@ -39,10 +41,18 @@ class PointwiseConv2d(nn.Conv2d):
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The same with other weights in the place of its own."""
         if not torch.jit.is_scripting():
-            if trains_on_cpu(self, x) and is_pointwise(self) and is_on("pointwise"):
-                if self.stride == (1, 1):
-                    return _Pointwise.apply(x, weight, bias)
+            if self._is_slow(x, bias) and is_pointwise(self) and is_on("pointwise"):
+                return _Pointwise.apply(x, weight, bias)
         return self._conv_forward(x, weight, bias)
+
+    def _is_slow(self, x: Tensor, bias: Tensor | None) -> bool:
+        """Whether the library would take longer than our way for the gradients on a CPU."""
+        return (
+            trains_on_cpu(self, x)
+            and self.stride == (1, 1)
+            and (bias is not None or x.shape[-2:].numel() <= FEWEST)
+            and x.numel() * self.out_channels >= MANY
+        )
 
 
 def is_pointwise(conv: nn.Conv2d) -> bool:

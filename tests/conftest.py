@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gmsearch import depthwise, pointwise
 from gmsearch.data import bands
 
 MARKS = ("slow", "gpu", "cluster", "browser")
@@ -50,6 +51,14 @@ def bands_are_drawn_once(request):
         if request.module.__name__ != "test_data":
             patch.setattr(bands, "_make_split", lambda n, side, seed: _drawn(n, side, tuple(seed)))
         yield
+
+
+@pytest.fixture
+def few_are_many(monkeypatch):
+    """Convolutions take in small batches the ways of large ones."""
+    monkeypatch.setattr(depthwise, "MANY", 0)
+    monkeypatch.setattr(depthwise, "MANY_CHANNELS", 0)
+    monkeypatch.setattr(pointwise, "MANY", 0)
 
 
 @pytest.fixture(scope="session")

@@ -133,6 +133,7 @@ def test_it_is_off_unless_asked_for_and_in_eval_mode():
     assert torch.equal(model.eval()(images), plain(images))
 
 
+@pytest.mark.usefixtures("few_are_many")
 def test_a_step_makes_fewer_passes_over_the_features():
     """The layer scale is one product forward, and two and a sum backward."""
     from test_counted_work import Counted

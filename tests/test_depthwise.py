@@ -7,6 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmsearch.depthwise import DepthwiseConv2d
 
+pytestmark = pytest.mark.usefixtures("few_are_many")
+
 
 @pytest.mark.parametrize("kernel", [3, 5, 7, 9])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (4, 4), (7, 7), (12, 12), (2, 9), (9, 1)])
@@ -57,6 +59,23 @@ def test_the_library_is_asked_only_for_what_it_is_fast_at(kernel, size):
     assert asked.found
     for rows, padding, height, width in asked.found:
         assert width <= 3 and (padding == 0 or height <= rows == size[0])
+
+
+@pytest.mark.parametrize(
+    "kernel, shape, is_ours",
+    [
+        (7, (32, 40, 16, 16), True),
+        (7, (8, 8, 16, 16), False),  # so little that more calls take longer
+        (7, (32, 160, 4, 4), True),
+        (7, (8, 16, 4, 4), False),
+        (3, (128, 160, 16, 16), False),  # the library is fast
+        (3, (128, 160, 2, 2), True),  # but not where a kernel is higher than the image
+    ],
+)
+def test_the_way_is_chosen_by_shape(monkeypatch, kernel, shape, is_ours):
+    monkeypatch.undo()
+    output = DepthwiseConv2d(shape[1], kernel)(torch.randn(shape))
+    assert (type(output.grad_fn).__name__ == "_DepthwiseBackward") == is_ours
 
 
 @pytest.mark.parametrize(

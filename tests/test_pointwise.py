@@ -15,6 +15,8 @@ from gmsearch.network import Peer
 from gmsearch.pointwise import FEW, PointwiseConv2d, StridedPointwise
 from gmsearch.zoo import build_network
 
+pytestmark = pytest.mark.usefixtures("few_are_many")
+
 
 def outputs_and_gradients(module: nn.Module, x: torch.Tensor, weights: torch.Tensor) -> list:
     inputs = x.clone().requires_grad_()
@@ -41,6 +43,21 @@ def test_outputs_and_gradients_are_those_of_torch(size, widths, layout, bias):
         atol=1e-12,
     )
     torch.testing.assert_close(ours.eval()(x), reference(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "bias, shape, is_ours",
+    [
+        (True, (32, 40, 16, 16), True),
+        (False, (32, 40, 16, 16), False),  # the library is as fast
+        (False, (32, 160, 4, 4), True),  # but not at so few pixels
+        (True, (32, 16, 4, 4), False),  # so little that more calls take longer
+    ],
+)
+def test_the_way_is_chosen_by_shape(monkeypatch, bias, shape, is_ours):
+    monkeypatch.undo()
+    output = PointwiseConv2d(shape[1], 3 * shape[1], bias=bias)(torch.randn(shape))
+    assert (type(output.grad_fn).__name__ == "_PointwiseBackward") == is_ours
 
 
 def test_a_gradient_that_nobody_wants_is_not_computed():

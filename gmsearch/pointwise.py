@@ -23,7 +23,7 @@ from gmsearch.speedups import is_on
 NARROW = 8  # channels, from which on the library's path is sound
 FEW = 64  # pixels of an image, up to which gradients are plain matrix products
 FEWEST = 16  # up to which that is so much faster that it pays without a bias
-MANY = 10_000_000  # MACs of a batch, from which on our way is shorter
+MANY = 5_000_000  # MACs of a batch, from which on our way is shorter
 
 
 class PointwiseConv2d(nn.Conv2d):

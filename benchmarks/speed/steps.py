@@ -49,7 +49,7 @@ from gmsearch.process import prepare
 from gmsearch.what import resolve
 from gmsearch.zoo import ledger_of
 
-ON_CPU = {64: [16, 32, 128], 128: [16, 32, 64], 224: [8, 16, 32]}  # batch sizes by resolution
+ON_CPU = {64: [16, 32, 128], 128: [16, 32, 64], 224: [8, 16]}  # batch sizes by resolution
 ON_GPU = {64: [64, 256, 1024], 128: [128, 512], 224: [128, 512]}
 STEPS = 5  # of a GPU, between two looks at the clock
 

@@ -128,7 +128,8 @@ def compare(
     dataset = pack.dataset
     network, px = resolve(what), dataset.resolution
     few = ON_GPU if device.type == "cuda" else ON_CPU
-    share = min(1.0, max(0.001, (few + 0.5) * batch_size / len(dataset.train)))
+    share = (few + 0.5) * batch_size / len(dataset.train)
+    share = min(1.0, max(0.001, share))  # the least that a recipe takes
     recipe = Recipe(batch_size=batch_size, train_share=share, num_epochs=1 + rounds)
     theirs = network, folder, px, batch_size
     ways = {

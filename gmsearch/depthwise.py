@@ -90,9 +90,11 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
 
 def trains_on_cpu(module: nn.Module, x: Tensor) -> bool:
     """Whether gradients of what a module makes of images x (N, C, H, W) will be asked for on a CPU,
-    and not in forward mode or by torch.func, for which PyTorch's own has rules.
+    and not in forward mode or by torch.func, for which PyTorch's own has rules; nor in an export,
+    of which a choice by shape would fix the batch.
     """
-    trains = module.training and torch.is_grad_enabled() and not torch.jit.is_tracing()
+    trains = module.training and torch.is_grad_enabled()
+    trains = trains and not (torch.jit.is_tracing() or torch.compiler.is_exporting())
     is_alone = not torch._C._are_functorch_transforms_active() and forward_ad._current_level < 0
     return (
         trains

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmsearch.depthwise import DepthwiseConv2d
+from gmsearch.pointwise import PointwiseConv2d
 
 pytestmark = pytest.mark.usefixtures("few_are_many")
 
@@ -127,3 +128,15 @@ def test_gradients_are_right_under_bf16_autocast():
     ours(x).square().mean().backward()
     assert outputs.dtype == torch.bfloat16 and low.dtype == torch.float32
     torch.testing.assert_close(low, ours.weight.grad, rtol=0.05, atol=0.002)
+
+
+@pytest.mark.parametrize("conv", [DepthwiseConv2d(16, 7), PointwiseConv2d(64, 256)])
+def test_an_export_in_training_takes_other_batches(monkeypatch, conv):
+    """On both sides of where the way changes."""
+    monkeypatch.undo()
+    few, many = (torch.randn(count, conv.in_channels, 4, 4) for count in (8, 400))
+    batches = ({0: torch.export.Dim("batch", min=2, max=4096)},)
+    for example in (few, many):
+        exported = torch.export.export(conv, (example,), dynamic_shapes=batches).module()
+        for x in (few, many):
+            torch.testing.assert_close(exported(x), conv(x))

@@ -305,6 +305,18 @@ def test_a_tar_with_a_length_beyond_all_files_is_refused_in_one_line(tmp_path, n
     assert f"{path}: not a readable tar" in fails(path)
 
 
+def test_a_tar_of_headers_without_end_or_bound_is_refused_in_one_line(tmp_path):
+    """Their checksums are right."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 10
+    nested = header.tobuf(tarfile.GNU_FORMAT) + b"a" * 10 + bytes(502)
+    header.size = 2**60
+    for number, content in enumerate((nested * 2000, header.tobuf(tarfile.GNU_FORMAT))):
+        path = tmp_path / f"{number}.tar"
+        path.write_bytes(content + bytes(1024))
+        assert f"{path}: not a readable tar" in fails(path)
+
+
 def test_the_temporary_file_of_a_compressed_tar_needs_room(tmp_path, monkeypatch):
     """No file may grow beyond 20 kB here, which fails as a full disk does."""
     path = tarred(make_folder(tmp_path / "set", side=64), tmp_path / "a.tar.gz")

@@ -34,9 +34,12 @@ SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff", "
 TRAIN_NAMES = ("train", "training")
 VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")  # the synonyms of timm
 SPLIT_NAMES = (*TRAIN_NAMES, *VAL_NAMES)
-# What tarfile raises for what is cut or damaged: it knows the first, and takes any number in a
-# header for a place in the file.
-BROKEN_TAR = (tarfile.TarError, EOFError, zlib.error, ValueError, ArithmeticError)
+# What tarfile raises for what is cut or damaged: it knows the first, takes any number in a header
+# for a place in the file or a size, and calls itself for each header of a long name.
+BROKEN_TAR = (
+    *(tarfile.TarError, EOFError, zlib.error),
+    *(ValueError, ArithmeticError, MemoryError, RecursionError),
+)
 
 
 @dataclass(frozen=True, order=True)
